@@ -1,0 +1,49 @@
+"""thoughtgear: durable language-model agents.
+
+The public names are loaded on first use (PEP 562), so that importing a workflow imports no driver.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thoughtgear.callbacks import Callbacks as Callbacks
+    from thoughtgear.client import RunClient as RunClient
+    from thoughtgear.executors.local import LocalExecutor as LocalExecutor
+    from thoughtgear.executors.temporal import TemporalExecutor as TemporalExecutor
+    from thoughtgear.handler import PromptHandler as PromptHandler
+    from thoughtgear.loop import Limits as Limits
+    from thoughtgear.models import Message as Message
+    from thoughtgear.models import RunState as RunState
+    from thoughtgear.tools import Tool as Tool
+    from thoughtgear.tools import ToolContext as ToolContext
+    from thoughtgear.tools import tool as tool
+    from thoughtgear.worker import ThoughtgearPlugin as ThoughtgearPlugin
+    from thoughtgear.worker import build_worker as build_worker
+
+_WHERE = {
+    "Callbacks": "callbacks",
+    "Limits": "loop",
+    "LocalExecutor": "executors.local",
+    "Message": "models",
+    "PromptHandler": "handler",
+    "RunClient": "client",
+    "RunState": "models",
+    "TemporalExecutor": "executors.temporal",
+    "ThoughtgearPlugin": "worker",
+    "Tool": "tools",
+    "ToolContext": "tools",
+    "build_worker": "worker",
+    "tool": "tools",
+}
+
+__all__ = sorted(_WHERE)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'thoughtgear' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"thoughtgear.{_WHERE[name]}"), name)

@@ -1,0 +1,135 @@
+"""Every error of the library, in one tree.
+
+    ThoughtgearError
+    ├── ConfigurationError            a handler, tool, store URL or setting that can't work
+    ├── InvalidInputError             also a ValueError: input that no retry mends
+    │   ├── LimitExceededError        a prompt, file, inbox or record over its limit
+    │   └── RequestConflictError      one request id, two different prompts
+    ├── RunNotFoundError              also a LookupError
+    ├── SessionBusyError              on_busy="reject" and the session's last run goes on
+    ├── RunFailedError                the run ended as failed
+    ├── RunCancelledError             the run ended as cancelled
+    ├── WaitTimeoutError              also a TimeoutError: the run goes on
+    ├── SupersededError               a newer attempt holds the run; the store is untouched
+    ├── StoreError
+    │   ├── ConflictError             someone else committed first; nothing was written
+    │   ├── StoreUnavailableError     retryable: the outcome may be unknown
+    │   ├── NewerFormatError          retryable: a newer worker can read it
+    │   ├── SchemaVersionError        the database is of another version of the library
+    │   └── StateRegressionError      the store went back behind what was acknowledged
+    └── ModelError                    `retryable` and `retry_after` say what to do
+        ├── ModelUnavailableError     retryable: network, time-out, 408, 409, 429, 5xx
+        └── ModelRejectedError        400, 401, 403, 404: the same request fails again
+
+`retryable` is what the executors look at: true means that the same iteration may be tried again
+after a while. Messages never hold prompt, reply or tool text, because a driver may record them.
+"""
+
+from __future__ import annotations
+
+
+class ThoughtgearError(Exception):
+    """thoughtgear failed."""
+
+    retryable = False
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+
+
+class ConfigurationError(ThoughtgearError):
+    """This configuration can't work."""
+
+
+class InvalidInputError(ThoughtgearError, ValueError):
+    """This input is not valid."""
+
+
+class LimitExceededError(InvalidInputError):
+    """This input is over a limit."""
+
+
+class RequestConflictError(InvalidInputError):
+    """This request id was used before, for another prompt."""
+
+
+class RunNotFoundError(ThoughtgearError, LookupError):
+    """There is no such run in this store."""
+
+
+class SessionBusyError(ThoughtgearError):
+    """The session's last run is still going."""
+
+
+class RunFailedError(ThoughtgearError):
+    """The run failed."""
+
+
+class RunCancelledError(ThoughtgearError):
+    """The run was cancelled."""
+
+
+class WaitTimeoutError(ThoughtgearError, TimeoutError):
+    """The run is not over yet; it goes on."""
+
+
+class SupersededError(ThoughtgearError):
+    """A newer attempt holds this run; nothing was written."""
+
+
+class StoreError(ThoughtgearError):
+    """The store failed."""
+
+
+class ConflictError(StoreError):
+    """Someone else committed first; nothing was written."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store can't be reached, or did not say whether it wrote."""
+
+    retryable = True
+
+
+class NewerFormatError(StoreError):
+    """This record was written by a newer version; upgrade this worker."""
+
+    retryable = True
+
+
+class SchemaVersionError(StoreError):
+    """The database's schema is of another version than this library."""
+
+
+class StateRegressionError(StoreError):
+    """The store answers with a state older than one that it acknowledged."""
+
+
+class ModelError(ThoughtgearError):
+    """The model call failed.
+
+    `retry_after` is in seconds, `status` the HTTP status, `request_id` the provider's own.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        retry_after: float | None = None,
+        status: int | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.status = status
+        self.request_id = request_id
+
+
+class ModelUnavailableError(ModelError):
+    """The model can't be reached or is overloaded; try again later."""
+
+    retryable = True
+
+
+class ModelRejectedError(ModelError):
+    """The model refuses this request; the same request would fail again."""

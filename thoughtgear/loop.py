@@ -1,0 +1,91 @@
+"""The decisions of the loop as pure functions, shared by handler, workflow and local executor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from thoughtgear.models import OVER, IterationResult, RunError, RunState, Status, now
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a run stops by itself, and what is too large. Times in seconds, sizes in bytes.
+
+    A run that reaches `iterations`, `tokens` (input and output together) or `seconds` (since its first
+    iteration began) fails with that reason; an answer that is already there still counts.
+    """
+
+    iterations: int = 100
+    tokens: int = 2_000_000
+    seconds: float = 24 * 3600.0
+    model_seconds: float = 600.0
+    prompt_bytes: int = 1_000_000
+    file_bytes: int = 20_000_000
+    files: int = 20
+    reply_bytes: int = 4_000_000
+    tool_calls: int = 64
+    tool_result_bytes: int = 50_000
+    inbox: int = 100
+    metadata_bytes: int = 16_000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run is after a complete turn."""
+
+    status: Status
+    error: RunError | None = None
+
+
+def judge(state: RunState, *, answered: bool, limits: Limits) -> Verdict:
+    """Decide after a complete turn. `answered`: the model's last reply asked for no tool.
+
+    Done needs an empty inbox: a message that came meanwhile is answered before the run ends.
+    """
+    if answered and not state.mail:
+        return Verdict("done")
+    over = limit_reached(state, limits)
+    return Verdict("failed", over) if over else Verdict("running")
+
+
+def limit_reached(state: RunState, limits: Limits) -> RunError | None:
+    """Return why the run must not buy another reply, or None."""
+    seconds = (now() - (state.started_at or now())).total_seconds()
+    used = {"iterations": state.iteration, "tokens": state.usage.total_tokens, "seconds": seconds}
+    for name, value in used.items():
+        limit = getattr(limits, name)
+        if value >= limit:
+            return RunError(
+                type="LimitExceededError",
+                message=f"The run reached its limit of {limit:g} {name}; Limits({name}=…) raises it.",
+            )
+    return None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a driver does next: run `iteration`, after `seconds`; or stop, the run being over."""
+
+    kind: Literal["iterate", "wait", "stop"]
+    iteration: int
+    seconds: float = 0.0
+
+
+def next_step(result: IterationResult) -> Step:
+    """Decide what a driver does after an iteration reported `result`."""
+    if result.status in OVER:
+        return Step("stop", result.iteration)
+    if result.status in ("waiting", "in_progress"):
+        return Step("wait", result.iteration, max(result.wait, 0.05))
+    return Step("iterate", result.iteration)
+
+
+RETRY_FIRST, RETRY_FACTOR, RETRY_MOST = 1.0, 2.0, 60.0
+
+
+def retry_delay(attempt: int, retry_after: float | None = None) -> float:
+    """Seconds before attempt `attempt + 1`: what the provider asks for, or exponential backoff."""
+    if retry_after is not None:
+        return max(0.0, retry_after)
+    return min(RETRY_FIRST * RETRY_FACTOR ** min(attempt - 1, 10), RETRY_MOST)

@@ -1,0 +1,265 @@
+"""The records: what the store keeps (pydantic) and what crosses into Temporal (plain dataclasses).
+
+Stored records allow unknown fields and keep them, so that an older worker that saves a run written by a
+newer one loses nothing. What crosses into Temporal holds ids and small facts only.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT = 1
+"""The format number of the records that this version writes."""
+
+Status = Literal["pending", "running", "waiting", "done", "failed", "cancelled"]
+OVER: frozenset[Status] = frozenset(("done", "failed", "cancelled"))
+CallStatus = Literal["pending", "started", "done", "failed", "unknown"]
+ToolPolicy = Literal["idempotent", "at_most_once"]
+
+
+def now() -> datetime:
+    """The wall clock, in UTC."""
+    return datetime.now(UTC)
+
+
+class Record(BaseModel):
+    """A stored record: unknown fields survive a load and a save."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Usage(Record):
+    """Tokens, as the provider counted them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+class Attachment(Record):
+    """A file of a prompt. Its bytes are stored once per run, under `{run_id}/{sha256}` in `files`."""
+
+    name: str
+    media_type: str
+    size: int
+    sha256: str
+
+
+class ToolCall(Record):
+    """A call that the model asked for. `id` is ours (`iteration.index`): providers repeat theirs.
+
+    `arguments` is the JSON object, or the model's own text where that is not one.
+    """
+
+    id: str
+    name: str
+    arguments: dict[str, Any] | str = Field(default_factory=dict)
+
+
+class ToolResult(Record):
+    """What a call gave. `unknown`: it was started and nobody can tell how it ended."""
+
+    call_id: str
+    name: str
+    status: Literal["ok", "error", "unknown", "cancelled"] = "ok"
+    content: str = ""
+
+
+class Message(Record):
+    """One entry of a transcript. `seq` is 0, 1, 2, … without gaps within the run."""
+
+    seq: int
+    role: Literal["user", "assistant", "tool"]
+    text: str = ""
+    attachments: list[Attachment] = Field(default_factory=list)
+    tool_calls: list[ToolCall] = Field(default_factory=list)
+    tool_result: ToolResult | None = None
+    iteration: int = 0
+    usage: Usage | None = None
+    model: str | None = None
+    stop_reason: str | None = None
+    request_id: str | None = None
+    created_at: datetime = Field(default_factory=now)
+
+
+class CallRecord(Record):
+    """A row of the call ledger: where a call of the current iteration stands."""
+
+    call: ToolCall
+    status: CallStatus = "pending"
+    policy: ToolPolicy = "idempotent"
+
+
+class InboxItem(Record):
+    """What someone sent to a run: it enters the transcript before the next model call."""
+
+    request_id: str
+    kind: Literal["message", "cancel"] = "message"
+    text: str = ""
+    sent_at: datetime = Field(default_factory=now)
+
+
+class Claim(Record):
+    """Who is at work on the run. The epoch is safety: a newer one fences older ones. The deadline (Unix
+    seconds) is liveness: while it lies ahead, a duplicate delivery does nothing."""
+
+    epoch: int = 0
+    owner: str = ""
+    driver: str = ""
+    deadline: float = 0.0
+
+    def live(self) -> bool:
+        return bool(self.owner) and self.deadline > time.time()
+
+
+class Driver(Record):
+    """What drives the run: the executor's name and, under Temporal, the workflow."""
+
+    executor: str = "local"
+    workflow_id: str | None = None
+
+
+class Parent(Record):
+    """The earlier run of the session that this one continues; `seq` is None until that run is over."""
+
+    run_id: str
+    seq: int | None = None
+
+
+class RunError(Record):
+    """Why a run failed: the error's class name and its message."""
+
+    type: str
+    message: str
+
+
+class RunState(Record):
+    """The state of a run. Bounded: the transcript is apart. Only `save_run` changes it.
+
+    `iteration` counts the completed ones, `message_count` is the next `seq`, `ledger` is of the current
+    iteration only (empty means that no reply of it is saved), `nonce` is the last commit by the claim's
+    holder, `absorbed` holds the request ids of messages that left the inbox.
+    """
+
+    format: int = FORMAT
+    run_id: str
+    handler: str = "default"
+    status: Status = "pending"
+    version: int = 0
+    nonce: str = ""
+    created_at: datetime = Field(default_factory=now)
+    updated_at: datetime = Field(default_factory=now)
+    started_at: datetime | None = None
+    session_id: str | None = None
+    user_id: str | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    prompt_sha256: str = ""
+    parent: Parent | None = None
+    iteration: int = 0
+    message_count: int = 0
+    model_replies: int = 0
+    usage: Usage = Field(default_factory=Usage)
+    ledger: list[CallRecord] = Field(default_factory=list)
+    inbox: list[InboxItem] = Field(default_factory=list)
+    absorbed: list[str] = Field(default_factory=list)
+    claim: Claim = Field(default_factory=Claim)
+    driver: Driver = Field(default_factory=Driver)
+    stream: bool = False
+    output: str | None = None
+    error: RunError | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended: done, failed or cancelled."""
+        return self.status in OVER
+
+    @property
+    def cancel_requested(self) -> bool:
+        return any(item.kind == "cancel" for item in self.inbox)
+
+    @property
+    def mail(self) -> list[InboxItem]:
+        """The messages of the inbox, oldest first."""
+        return [item for item in self.inbox if item.kind == "message"]
+
+
+# What crosses into Temporal: plain dataclasses, so that any data converter and any language can send them.
+
+
+@dataclass
+class RunInput:
+    """The argument of `RunWorkflow`. By reference: `run_id`. By value: `prompt` and what goes with it.
+
+    The fields below `metadata` are what a continued-as-new workflow carries over.
+    """
+
+    prompt: str | None = None
+    handler: str = "default"
+    run_id: str | None = None
+    session_id: str | None = None
+    user_id: str | None = None
+    metadata: dict[str, Any] | None = None
+    by_value: bool = False
+    iteration: int = 1
+    version: int = 0
+    rows: list[list[Any]] = field(default_factory=list)
+    totals: list[int] = field(default_factory=list)
+    mail: list[list[str]] = field(default_factory=list)
+
+
+@dataclass
+class RunResult:
+    """What `RunWorkflow` returns. `output` is there only when the run was started by value."""
+
+    run_id: str
+    status: str
+    output: str | None = None
+    iterations: int = 0
+    usage: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class IterationInput:
+    """The argument of the `run_iteration` activity. `version` is the last acknowledged one."""
+
+    run_id: str
+    iteration: int
+    version: int = 0
+    handler: str = "default"
+
+
+@dataclass
+class IterationResult:
+    """What an iteration reports: where the run stands now, in ids and small facts.
+
+    `iteration` is the next one to run. `wait` is in seconds and says, with `reason`, how long to wait
+    before it is worth trying (`waiting`, or `in_progress`: another attempt holds the run). `tools` and
+    `tokens` (input, output) are of the iteration that just ran; `usage` is the run's, once it is over.
+    """
+
+    status: Literal["running", "waiting", "in_progress", "done", "failed", "cancelled"]
+    iteration: int
+    version: int
+    tools: list[str] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    wait: float = 0.0
+    reason: str = ""
+    usage: dict[str, int] = field(default_factory=dict)

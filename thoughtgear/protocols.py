@@ -1,0 +1,217 @@
+"""Every plug point with its contract: `OrmAdapter`, `ModelProvider`, `Executor`.
+
+Any object with these methods is one; nothing needs to be subclassed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+from uuid import uuid4
+
+from thoughtgear.models import Message, RunState, Status, Usage
+
+Reach = Literal["process", "host", "network"]
+"""How far a store can be shared: within one process, by the processes of one host, or over the network."""
+
+Collection = Literal["cache", "memory", "files"]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A small record outside the transcript. `tag` changes with every write of the key."""
+
+    key: str
+    value: bytes
+    tag: str
+
+
+@dataclass(frozen=True)
+class RunFilter:
+    """Which runs `list_runs` returns; what is None is not looked at. `metadata`: all pairs must be equal."""
+
+    status: Status | None = None
+    handler: str | None = None
+    session_id: str | None = None
+    user_id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """One page of `list_runs`; `after` continues it, None ends it."""
+
+    runs: list[RunState]
+    after: str | None = None
+
+
+@runtime_checkable
+class OrmAdapter(Protocol):
+    """A store: eight methods, and `aclose`.
+
+    What holds for all of them:
+
+    - An answer is the newest acknowledged state: reads go to the primary.
+    - Values go in and come out as copies; changing one never changes the store.
+    - A driver's error is translated once: `StoreUnavailableError` where the outcome may be unknown or a
+      retry may help, `StoreError` else, `from exc`. Connection strings and credentials are in no message.
+    - A record whose `format` is newer than `models.FORMAT` raises `NewerFormatError`.
+    - Cancelling the caller never leaves a write that lands later: a write is finished, or never begun.
+    - The methods may be called from several tasks, and from several event loops one after the other.
+    """
+
+    reach: Reach
+
+    async def load_run(self, run_id: str) -> RunState:
+        """Return the state. Raises `RunNotFoundError` (also for a deleted run)."""
+        ...
+
+    async def save_run(self, state: RunState, messages: Sequence[Message]) -> None:
+        """Commit: write the state and append the messages, all or nothing.
+
+        `state.version` is the version that this commit makes. The store must stand at the one before (at
+        none for 1), else `ConflictError`, and nothing is written. The messages are the last ones:
+        their seqs end at `state.message_count - 1` and begin at the stored `message_count`; anything else
+        is a `StoreError` and nothing is written. To create a run that was deleted is a `ConflictError`
+        as long as its tombstone stands.
+        """
+        ...
+
+    async def list_runs(
+        self, where: RunFilter = RunFilter(), *, after: str | None = None, limit: int = 100
+    ) -> RunPage:
+        """Return runs, newest first by (`created_at`, `run_id`), from a cursor that stays right while
+        runs come and go. A cursor that this store did not give raises `InvalidInputError`."""
+        ...
+
+    async def delete_run(self, run_id: str) -> None:
+        """Delete state and messages, and the run's documents in `files` (keys `{run_id}/…`). Leaves a
+        tombstone for a day, so that a late writer can't bring the run back. Absent: nothing happens."""
+        ...
+
+    async def get_history(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
+        """Return the messages with a seq above `after`, in order. An absent run has none."""
+        ...
+
+    async def get_document(self, collection: Collection, key: str) -> Document | None:
+        """Return a document, or None."""
+        ...
+
+    async def put_document(
+        self, collection: Collection, key: str, value: bytes | None, *, tag: str | None
+    ) -> str | None:
+        """Create (`tag` None: the key must be absent) or replace (`tag` must be the current one).
+
+        `value` None deletes. Returns the new tag (None after a delete). Raises `ConflictError`.
+        Keys are any text up to 512 bytes, without control characters.
+        """
+        ...
+
+    async def list_documents(
+        self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
+    ) -> list[str]:
+        """Return keys that begin with `prefix` and sort (by code point) above `after`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Free connections and threads. Closing twice is fine."""
+        ...
+
+
+@dataclass(frozen=True)
+class ToolSpec:
+    """A tool as the model sees it: `parameters` is a JSON Schema of type object."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """One model call. `messages` is complete turns: every tool call has its result, in the order of the
+    calls. `files` holds the bytes of the attachments by sha256. `options` goes to the provider as it is."""
+
+    context: str
+    messages: Sequence[Message]
+    tools: Sequence[ToolSpec] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RequestedCall:
+    """A tool call as the provider gave it: its wire name, and the arguments as JSON text."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class ModelReply:
+    """What the model answered. With calls, the run goes on; without, `text` is the answer."""
+
+    text: str = ""
+    calls: Sequence[RequestedCall] = ()
+    usage: Usage = field(default_factory=Usage)
+    model: str | None = None
+    stop_reason: str | None = None
+    request_id: str | None = None
+
+
+OnText = Callable[[str], Awaitable[None]]
+
+
+@runtime_checkable
+class ModelProvider(Protocol):
+    """A language model. `model` is the name that the UI and the transcript show.
+
+    `reply` makes exactly one request, with no retries of its own: retrying belongs to the executor. It
+    hands each piece of text to `on_text` as it comes. It raises `ModelUnavailableError` (network,
+    time-out, 408, 409, 429, 5xx, a stream cut short) or `ModelRejectedError`, whose messages hold neither
+    the prompt nor the key. Cancelling it closes the request.
+    """
+
+    model: str
+
+    async def reply(self, request: ModelRequest, on_text: OnText) -> ModelReply: ...
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How a driver tries an iteration.
+
+    `scope` is what the driver serialises by itself (an activity, a local loop): only a later attempt of the
+    same scope may take over a live claim. `number` counts the tries, from 1. `serialised`: no other first
+    attempt can be under way, so that the claim may wait for the first commit. `keep_claim`: the driver
+    runs the next iteration, too. `version` is the last one that the driver saw acknowledged; `acknowledged`
+    is told every newer one. `watch` is the seconds between two looks at the store during a long step.
+    """
+
+    driver: str = "direct"
+    scope: str = field(default_factory=lambda: uuid4().hex)
+    number: int = 1
+    serialised: bool = False
+    keep_claim: bool = False
+    version: int = 0
+    acknowledged: Callable[[int], None] | None = None
+    watch: float = 1.0
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """What drives the next iteration.
+
+    `schedule_next_iteration` returns when the iteration is certain to be driven; calling it N times, from
+    anywhere, drives it once. An executor may also have: `bind(handler)`, called by the handler that it is
+    given to; `wait(run_id)`, which returns when the run may be over; `cancel(run_id) -> bool`, which
+    returns False when nothing drives the run here; `needs: Reach`, the store that it can work with; and
+    `waits: bool`, whether `handle_prompt` by default resolves at the end of the run.
+    """
+
+    name: str
+
+    async def schedule_next_iteration(self, run_id: str) -> None: ...

