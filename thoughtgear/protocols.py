@@ -206,10 +206,15 @@ class Executor(Protocol):
     """What drives the next iteration.
 
     `schedule_next_iteration` returns when the iteration is certain to be driven; calling it N times, from
-    anywhere, drives it once. An executor may also have: `bind(handler)`, called by the handler that it is
-    given to; `wait(run_id)`, which returns when the run may be over; `cancel(run_id) -> bool`, which
-    returns False when nothing drives the run here; `needs: Reach`, the store that it can work with; and
-    `waits: bool`, whether `handle_prompt` by default resolves at the end of the run.
+    anywhere, drives it once. What else an executor may have, and what is taken where it hasn't:
+
+    - `bind(handler)`: called by the handler that it is given to. Raises `ConfigurationError`.
+    - `self_driving: bool = False`: it runs the iterations by itself (local, Temporal); else `continue_run`
+      runs one and schedules the next.
+    - `waits: bool = False`: `handle_prompt` by default resolves at the end of the run.
+    - `wait(run_id)`: returns when the run may be over.
+    - `cancel(run_id) -> bool`: cancels what drives the run; False when nothing here does.
+    - `aclose()`: called by the handler's `aclose`.
     """
 
     name: str

@@ -58,12 +58,14 @@ def lookup(table: Mapping[str, str], name: str, what: str) -> Any:
 def open_store(db: str | Mapping[str, Any] | None = None) -> OrmAdapter:
     """Make a store from a URL, a dict with a `type`, or `THOUGHTGEAR_DB` (default: SQLite in this folder)."""
     db = db or os.environ.get("THOUGHTGEAR_DB") or DEFAULT_DB
+    store: OrmAdapter
     if isinstance(db, str):
         scheme = db.partition(":")[0].partition("+")[0]
-        store: OrmAdapter = lookup(ADAPTERS, scheme, "store").from_url(db)
-        return store
-    settings = dict(db)
-    return lookup(ADAPTERS, str(settings.pop("type", "")), "store").from_dict(settings)
+        store = lookup(ADAPTERS, scheme, "store").from_url(db)
+    else:
+        settings = dict(db)
+        store = lookup(ADAPTERS, str(settings.pop("type", "")), "store").from_dict(settings)
+    return store
 
 
 def open_model(model: str | Mapping[str, Any] | ModelProvider | None = None) -> ModelProvider:

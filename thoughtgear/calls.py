@@ -1,0 +1,192 @@
+"""The calls of one iteration: run what is not done, keep what is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from thoughtgear.agent import Agent
+from thoughtgear.commit import RunWriter
+from thoughtgear.errors import InvalidInputError, SupersededError
+from thoughtgear.memory import Memory
+from thoughtgear.models import CallRecord, RunState, ToolCall, ToolResult
+from thoughtgear.protocols import Attempt
+from thoughtgear.tools import Tool, ToolContext, cut, result_text
+from thoughtgear.transitions import mark_started, save_results, unfinished
+
+GRACE_SECONDS = 0.05
+"""How long finished calls wait for their siblings before they are saved without them."""
+
+STOP_SECONDS = 1.0
+"""How long a cancelled call may take to clean up."""
+
+log = logging.getLogger("thoughtgear")
+
+
+class Calls:
+    """Runs the open calls of the current iteration.
+
+    `finished` holds the results that no commit has yet, in the order of their completion.
+    """
+
+    def __init__(self, agent: Agent, writer: RunWriter, attempt: Attempt) -> None:
+        self.finished: list[ToolResult] = []
+        self._agent = agent
+        self._writer = writer
+        self._attempt = attempt
+        self._turn = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Run every open call to its end; what is done while a sibling goes on is saved.
+
+        A call that an earlier attempt left `started` is not run again: its outcome is unknown. When this
+        is cancelled or superseded, the calls are stopped and what has finished is saved if it still may be.
+        """
+        rows = self._writer.state.ledger
+        self.finished += [unfinished(row) for row in rows if row.status == "started"]
+        pending = [row for row in rows if row.status == "pending"]
+        in_order = any(not self._may_overlap(row) for row in pending)
+        tasks = {asyncio.create_task(self._call(row, in_order)) for row in pending}
+        try:
+            await self._collect(tasks)
+        except BaseException as exc:
+            await self._stop(tasks)
+            if not isinstance(exc, SupersededError):
+                await self._save_finished()
+            raise
+
+    async def _collect(self, tasks: set[asyncio.Task[None]]) -> None:
+        running = tasks
+        while running:
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            if running:
+                more, running = await asyncio.wait(running, timeout=GRACE_SECONDS)
+                done |= more
+            for task in done:
+                task.result()
+            if running:
+                await self._save_finished()
+
+    async def _save_finished(self) -> None:
+        if self.finished:
+            results, self.finished = self.finished, []
+            state = await self._writer.commit(partial(save_results, results=results))
+            log.debug("saved %d results", len(results), extra={"run_id": state.run_id})
+
+    async def _stop(self, tasks: set[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=STOP_SECONDS)
+
+    def _may_overlap(self, row: CallRecord) -> bool:
+        tool = self._agent.toolbox.find(row.call.name)
+        return tool is None or tool.parallel
+
+    async def _call(self, row: CallRecord, in_order: bool) -> None:
+        if in_order:
+            async with self._turn:
+                await self._call_and_keep(row)
+        else:
+            await self._call_and_keep(row)
+
+    async def _call_and_keep(self, row: CallRecord) -> None:
+        result = await self._result(row)
+        self.finished.append(result)
+        await self._agent.callbacks.fire("on_tool_end", self._writer.state.run_id, result)
+
+    async def _result(self, row: CallRecord) -> ToolResult:
+        call = row.call
+        tool = self._agent.toolbox.find(call.name)
+        if tool is None:
+            known = ", ".join(spec.name for spec in self._agent.toolbox.specs()) or "none"
+            return _error(call, f"There is no tool named {call.name!r}. Tools: {known}.")
+        try:
+            arguments = tool.validate(call.arguments)
+        except InvalidInputError as exc:
+            return _error(call, str(exc))
+        return self._cut(await self._execute(row, tool, arguments))
+
+    async def _execute(self, row: CallRecord, tool: Tool, arguments: dict[str, Any]) -> ToolResult:
+        """Run a valid call: a plain function takes a thread first, so that the check comes last."""
+        if tool.is_async:
+            return await self._effect(row, tool, arguments, lambda function: function())
+        async with self._agent.threads.place() as place:
+            return await self._effect(row, tool, arguments, place.run)
+
+    async def _effect(
+        self, row: CallRecord, tool: Tool, arguments: dict[str, Any], run: Callable[[Any], Awaitable[Any]]
+    ) -> ToolResult:
+        call, writer = row.call, self._writer
+        scope = asyncio.timeout(tool.timeout)
+        function = tool.bind(arguments, self._context(call, scope, tool.timeout))
+        await self._agent.callbacks.fire("on_tool_start", writer.state.run_id, call)
+        if row.policy == "at_most_once":
+            await writer.commit(partial(mark_started, call_id=call.id))
+        await writer.check()
+        try:
+            async with scope:
+                value = await run(function)
+            return ToolResult(call_id=call.id, name=call.name, content=result_text(value))
+        except asyncio.CancelledError as exc:
+            if _being_cancelled():
+                raise
+            return _error(call, _describe(exc))
+        except Exception as exc:
+            return _timed_out(row, tool) if scope.expired() else _error(call, _describe(exc))
+
+    def _context(self, call: ToolCall, scope: asyncio.Timeout, seconds: float) -> ToolContext:
+        state = self._writer.state
+        return ToolContext(
+            run_id=state.run_id,
+            session_id=state.session_id,
+            user_id=state.user_id,
+            iteration=state.iteration + 1,
+            attempt=self._attempt.number,
+            call_id=call.id,
+            memory=Memory(self._agent.store, memory_scope(state)),
+            metadata=dict(state.metadata),
+            beat=partial(_extend, scope, seconds),
+        )
+
+    def _cut(self, result: ToolResult) -> ToolResult:
+        result.content = cut(result.content, self._agent.limits.tool_result_bytes)
+        return result
+
+
+def memory_scope(state: RunState) -> str:
+    """Whose memory a tool sees: the user's, else the session's, else the run's own."""
+    for kind in ("user_id", "session_id", "run_id"):
+        value = getattr(state, kind)
+        if value is not None:
+            break
+    return f"{kind.removesuffix('_id')}:{value}"
+
+
+def _extend(scope: asyncio.Timeout, seconds: float, *_details: Any) -> None:
+    """A sign of life: the tool's time-out begins anew; harmless after the call's end."""
+    with suppress(RuntimeError):
+        scope.reschedule(asyncio.get_running_loop().time() + seconds)
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _describe(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {exc}"
+
+
+def _error(call: ToolCall, text: str) -> ToolResult:
+    return ToolResult(call_id=call.id, name=call.name, status="error", content=text)
+
+
+def _timed_out(row: CallRecord, tool: Tool) -> ToolResult:
+    if row.policy == "at_most_once":
+        return unfinished(row.model_copy(update={"status": "started"}))
+    return _error(row.call, f"The tool gave no sign of life for {tool.timeout:g} s and was stopped.")

@@ -1,0 +1,223 @@
+"""The commit protocol: the one way in which the holder of a claim changes a run.
+
+A commit is a *change*, a pure function from a draft of the state to the messages that it appends. It is
+applied to the newest state known, and again to a newer one when someone else (a sender) committed first.
+One nonce names the commit over all its tries, so that a write whose acknowledgement was lost is recognised
+when the state is read back. ARCHITECTURE.md shows the protocol as a diagram.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+from uuid import uuid4
+
+from thoughtgear.errors import (
+    ConflictError,
+    RunCancelledError,
+    StateRegressionError,
+    StoreUnavailableError,
+    SupersededError,
+)
+from thoughtgear.models import Claim, Driver, Message, RunState, now
+from thoughtgear.protocols import Attempt, OrmAdapter
+
+CLAIM_SECONDS = 30.0
+"""How long a claim holds others off after its last commit; a long step renews it."""
+
+FRESH_SECONDS = 1.0
+"""A contact with the store that is younger counts as the check before an effect."""
+
+READ_BACK_DELAYS = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)
+"""Seconds before each attempt to learn the outcome of a write that the store did not confirm."""
+
+UNANSWERED_WRITES = 5
+"""How often a commit tries to write to a store that can be read and fails to write."""
+
+Change = Callable[[RunState], list[Message]]
+Appended = Callable[[RunState, Sequence[Message]], None]
+T = TypeVar("T")
+
+log = logging.getLogger("thoughtgear")
+
+
+async def uninterrupted(work: Awaitable[T]) -> T:
+    """Await `work` to its end even when cancelled meanwhile; the cancellation comes out afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+        except Exception:
+            break
+    if cancelled is not None and not task.cancelled():
+        task.exception()
+        raise cancelled
+    return task.result()
+
+
+class RunWriter:
+    """Commits to one run on behalf of one attempt. One commit at a time.
+
+    `state` is the newest acknowledged state that this attempt knows; `appended` is told what a commit
+    added to the transcript.
+    """
+
+    def __init__(
+        self, store: OrmAdapter, state: RunState, attempt: Attempt, appended: Appended | None = None
+    ) -> None:
+        self.state = state
+        self._appended = appended
+        self._store = store
+        self._attempt = attempt
+        self._owner = f"{attempt.scope}/{attempt.number}"
+        self._epoch = state.claim.epoch
+        self._holding = state.claim.owner == self._owner
+        self._contact = time.monotonic()
+        self._lock = asyncio.Lock()
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether someone else's live claim keeps this attempt off."""
+        claim = self.state.claim
+        same_scope = claim.owner.rpartition("/")[0] == self._attempt.scope
+        return claim.live() and not same_scope
+
+    @property
+    def must_claim_first(self) -> bool:
+        """Whether the claim has to be committed before anything is bought or run."""
+        claim, attempt = self.state.claim, self._attempt
+        if self._holding:
+            return False
+        alone = attempt.serialised and attempt.number == 1
+        return not alone or bool(claim.owner) or claim.driver not in ("", attempt.driver)
+
+    async def claim(self) -> None:
+        """Commit a claim under the next epoch: every older attempt is fenced from here on."""
+        await self.commit(_start)
+
+    async def commit(self, change: Change, *, release: bool = False) -> RunState:
+        """Commit `change` and return the new state; `release` gives the claim back with it.
+
+        Raises `SupersededError` when a higher epoch holds the run (nothing is written then),
+        `StoreUnavailableError` when the outcome can't be learnt. A cancelled caller gets its
+        cancellation after the write is over.
+        """
+        async with self._lock:
+            return await uninterrupted(self._commit(change, release))
+
+    async def check(self) -> None:
+        """The last await before an effect: make sure that this attempt may go on.
+
+        Costs nothing while the last contact with the store is young. Raises `SupersededError`, or
+        `RunCancelledError` when a cancel waits in the inbox.
+        """
+        if time.monotonic() - self._contact > FRESH_SECONDS:
+            await self._look()
+        if self.state.cancel_requested:
+            raise RunCancelledError
+
+    async def watch(self) -> None:
+        """Look at the store while a long step runs, and renew the claim. Ends only by raising, as `check`."""
+        while True:
+            await asyncio.sleep(self._attempt.watch)
+            try:
+                await self._look()
+                if self.state.claim.deadline < time.time() + CLAIM_SECONDS * 2 / 3:
+                    await self.commit(_start)
+            except StoreUnavailableError as exc:
+                log.warning("the store can't be reached: %s", exc, extra={"run_id": self.state.run_id})
+            if self.state.cancel_requested:
+                raise RunCancelledError
+
+    async def _look(self) -> None:
+        async with self._lock:
+            self._adopt(await self._store.load_run(self.state.run_id))
+
+    async def _commit(self, change: Change, release: bool) -> RunState:
+        nonce = uuid4().hex
+        unanswered = 0
+        while True:
+            draft, messages = self._draft(change, nonce, release)
+            try:
+                await self._store.save_run(draft, messages)
+            except ConflictError as exc:
+                newest = await self._read_back(exc)
+            except StoreUnavailableError as exc:
+                unanswered += 1
+                newest = await self._read_back(exc)
+                if newest.nonce != nonce and unanswered == UNANSWERED_WRITES:
+                    raise
+            else:
+                return self._acknowledge(draft, messages)
+            if newest.nonce == nonce:
+                return self._acknowledge(newest, messages)
+            self._adopt(newest)
+
+    def _draft(self, change: Change, nonce: str, release: bool) -> tuple[RunState, list[Message]]:
+        base = self.state
+        draft = base.model_copy(deep=True)
+        messages = change(draft)
+        for seq, message in enumerate(messages, base.message_count):
+            message.seq = seq
+        draft.message_count += len(messages)
+        draft.version = base.version + 1
+        draft.nonce = nonce
+        draft.updated_at = now()
+        draft.claim = self._next_claim(release or draft.over)
+        if self._attempt.driver not in ("direct", draft.driver.executor):
+            draft.driver = Driver(executor=self._attempt.driver)
+        return draft, messages
+
+    def _next_claim(self, release: bool) -> Claim:
+        epoch = self._epoch if self._holding else self._epoch + 1
+        if release:
+            return Claim(epoch=epoch, driver=self._attempt.driver)
+        deadline = time.time() + CLAIM_SECONDS
+        return Claim(epoch=epoch, owner=self._owner, driver=self._attempt.driver, deadline=deadline)
+
+    def _acknowledge(self, state: RunState, messages: Sequence[Message]) -> RunState:
+        self._epoch = state.claim.epoch
+        self._holding = state.claim.owner == self._owner
+        self._contact = time.monotonic()
+        self.state = state
+        if self._appended is not None:
+            self._appended(state, messages)
+        if self._attempt.acknowledged is not None:
+            self._attempt.acknowledged(state.version)
+        return state
+
+    def _adopt(self, newest: RunState) -> None:
+        """Go on from a state that someone else committed; only a sender may have, under my epoch.
+
+        My own claim may stand there unacknowledged: a renewal whose outcome was never learnt.
+        """
+        if newest.version < self.state.version:
+            raise StateRegressionError
+        if newest.claim.owner == self._owner:
+            self._epoch, self._holding = newest.claim.epoch, True
+        elif newest.claim.epoch != self._epoch or self._holding:
+            raise SupersededError
+        self._contact = time.monotonic()
+        self.state = newest
+
+    async def _read_back(self, cause: Exception) -> RunState:
+        for delay in READ_BACK_DELAYS:
+            await asyncio.sleep(delay)
+            try:
+                return await self._store.load_run(self.state.run_id)
+            except StoreUnavailableError as exc:
+                cause = exc
+        raise StoreUnavailableError("The store did not say whether it wrote.") from cause
+
+
+def _start(state: RunState) -> list[Message]:
+    """The change of a claim: the run is running, and its clock ticks from the first claim on."""
+    state.status = "running"
+    state.started_at = state.started_at or now()
+    return []

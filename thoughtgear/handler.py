@@ -1,0 +1,322 @@
+"""`PromptHandler`: what people build, and what every driver calls."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+from uuid import uuid4
+
+from thoughtgear import inbox, registry
+from thoughtgear.agent import Agent, Context
+from thoughtgear.callbacks import Callbacks
+from thoughtgear.commit import RunWriter
+from thoughtgear.errors import ConfigurationError, SupersededError, WaitTimeoutError
+from thoughtgear.ids import check_label, check_run_id
+from thoughtgear.iteration import run_iteration, told_end
+from thoughtgear.loop import Limits
+from thoughtgear.models import Driver, InboxItem, IterationResult, Message, RunError, RunState
+from thoughtgear.prompts import File, Prompt, create_run
+from thoughtgear.protocols import Attempt, Executor, ModelProvider, OrmAdapter
+from thoughtgear.sessions import OnBusy, Sessions
+from thoughtgear.threads import ToolThreads
+from thoughtgear.tools import Tool, ToolBox
+from thoughtgear.transcript import Transcripts
+from thoughtgear.transitions import end_run
+
+T = TypeVar("T")
+
+FIRST_POLL, MOST_POLL = 0.02, 1.0
+"""Seconds between two looks at a run that is waited for."""
+
+
+class PromptHandler:
+    """Answers prompts with a model and tools, durably.
+
+    `context` is the system prompt, or a function of the run that makes it. `model` is `"provider:name"`, a
+    dict with `provider`, `name`, `api_key`, `base_url`, or a `ModelProvider`; `db` a URL or a dict with a
+    `type`, or `orm` an `OrmAdapter`; `executor` drives the iterations (default: a loop in this process).
+    `on_busy` says what a prompt does while the last run of its session goes on. Raises
+    `ConfigurationError` for whatever can't work.
+    """
+
+    def __init__(
+        self,
+        name: str = "default",
+        *,
+        context: Context = "",
+        tools: Sequence[Tool | Callable[..., Any]] = (),
+        model: str | Mapping[str, Any] | ModelProvider | None = None,
+        db: str | Mapping[str, Any] | None = None,
+        orm: OrmAdapter | None = None,
+        executor: str | Executor | None = None,
+        callbacks: Callbacks | None = None,
+        limits: Limits | None = None,
+        on_busy: OnBusy = "queue",
+        model_options: Mapping[str, Any] | None = None,
+        tool_threads: int = 32,
+    ) -> None:
+        if db is not None and orm is not None:
+            raise ConfigurationError("Give db= or orm=, not both.")
+        if on_busy not in ("queue", "reject", "parallel"):
+            raise ConfigurationError('on_busy is "queue", "reject" or "parallel".')
+        self.name = check_label(name, "handler name")
+        self.store = orm or registry.open_store(db)
+        self.limits = limits or Limits()
+        transcripts = Transcripts(self.store)
+        self._agent = Agent(
+            name=name,
+            context=context,
+            toolbox=ToolBox(tools),
+            model=registry.open_model(model),
+            store=self.store,
+            sessions=Sessions(self.store, transcripts, on_busy),
+            transcripts=transcripts,
+            threads=ToolThreads(tool_threads),
+            callbacks=callbacks or Callbacks(),
+            limits=self.limits,
+            model_options=dict(model_options or {}),
+        )
+        self._runner: asyncio.Runner | None = None
+        self.executor = registry.open_executor(executor)
+        self._bind()
+
+    def __repr__(self) -> str:
+        return f"<PromptHandler {self.name!r}, model {self.model.model}, executor {self.executor.name}>"
+
+    @property
+    def model(self) -> ModelProvider:
+        return self._agent.model
+
+    @property
+    def abandoned_threads(self) -> int:
+        """Threads of plain tools that go on although their call was given up."""
+        return self._agent.threads.abandoned
+
+    # --- prompts ---
+
+    async def handle_prompt(
+        self,
+        text: str,
+        *,
+        files: Sequence[File | str | Path] | None = None,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        request_id: str | None = None,
+        stream: bool = False,
+        wait: bool | None = None,
+    ) -> RunState:
+        """Make the prompt durable, schedule it, and return its run.
+
+        With the local executor it resolves when the run is over, with a remote one at once; `wait`
+        overrides either. The same `request_id` again is the same run. Look at `status`, `output` and
+        `error`. Raises `InvalidInputError`, `SessionBusyError`, `StoreError`.
+        """
+        state = await self.create_run(
+            text,
+            files=files,
+            session_id=session_id,
+            user_id=user_id,
+            metadata=metadata,
+            request_id=request_id,
+            stream=stream,
+        )
+        if not state.over:
+            await self.executor.schedule_next_iteration(state.run_id)
+        if wait if wait is not None else getattr(self.executor, "waits", False):
+            return await self.wait(state.run_id)
+        return state
+
+    def handle_prompt_sync(self, text: str, **options: Any) -> RunState:
+        """`handle_prompt` for code without an event loop. Raises `RuntimeError` inside of one."""
+        return self._run_sync(self.handle_prompt(text, **options))
+
+    async def create_run(
+        self,
+        text: str,
+        *,
+        files: Sequence[File | str | Path] | None = None,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        request_id: str | None = None,
+        stream: bool = False,
+        driver: Driver | None = None,
+    ) -> RunState:
+        """Make the prompt durable and schedule nothing: for drivers that schedule by themselves."""
+        prompt = Prompt(text, tuple(files or ()), session_id, user_id, metadata or {}, request_id, stream)
+        return await create_run(
+            prompt,
+            store=self.store,
+            sessions=self._agent.sessions,
+            handler=self.name,
+            limits=self.limits,
+            driver=driver or Driver(executor=self.executor.name),
+        )
+
+    async def send(self, run_id: str, text: str, *, request_id: str | None = None) -> RunState:
+        """Send a message to a run; it is read before the next model call.
+
+        To a run that is over: a new run in the same session (or, without a session, on its own). The same
+        `request_id` again is the same message. Raises `RunNotFoundError`, `InvalidInputError`.
+        """
+        Prompt(text, request_id=request_id).check(self.limits)
+        item = InboxItem(request_id=request_id or uuid4().hex, text=text)
+        state = await inbox.put(self.store, check_run_id(run_id), item, self.limits)
+        if not state.over:
+            await self._wake(state)
+        if not state.over or inbox.knows(state, item.request_id):
+            return state
+        return await self.handle_prompt(
+            text,
+            session_id=state.session_id,
+            user_id=state.user_id,
+            request_id=f"{run_id}/{item.request_id}",
+            wait=False,
+        )
+
+    # --- iterations ---
+
+    async def continue_run(self, run_id: str) -> RunState:
+        """Go on with a run: for a driver that invokes, one iteration and the next schedule.
+
+        With an executor that drives by itself (local, Temporal) it is the schedule alone; the local one
+        then resolves when the run is over. Also the way to hand a run over to this handler's executor.
+        """
+        state = await self.get_run(run_id)
+        if not state.over and not getattr(self.executor, "self_driving", False):
+            attempt = Attempt(driver=self.executor.name)
+            await self.run_iteration(run_id, state.iteration + 1, attempt)
+            state = await self.get_run(run_id)
+        if not state.over:
+            await self.executor.schedule_next_iteration(run_id)
+        if not state.over and getattr(self.executor, "waits", False):
+            return await self.wait(run_id)
+        return state
+
+    async def run_iteration(
+        self, run_id: str, iteration: int, attempt: Attempt | None = None
+    ) -> IterationResult:
+        """Run one iteration (the first is 1), or report where the run stands when that one is not due.
+
+        Re-entrant: what was saved is not done again. Raises `RunNotFoundError`, `SupersededError`,
+        `StoreError`, `ModelError`; `retryable` says whether to try again.
+        """
+        return await run_iteration(self._agent, check_run_id(run_id), iteration, attempt or Attempt())
+
+    async def close_run(
+        self, run_id: str, status: Literal["failed", "cancelled"], error: RunError | None = None
+    ) -> RunState:
+        """End a run from outside: fence whoever is at work on it, and give every open call a result.
+
+        A run that is over is returned as it is.
+        """
+        while True:
+            state = await self.get_run(run_id)
+            if state.over:
+                return state
+            attempt = Attempt(driver=state.driver.executor)
+            writer = RunWriter(self.store, state, attempt, self._agent.transcripts.appended)
+            try:
+                ended = await writer.commit(partial(end_run, status=status, error=error))
+            except SupersededError:
+                continue
+            await told_end(self._agent, ended)
+            return ended
+
+    async def cancel(self, run_id: str) -> RunState:
+        """Cancel a run: at once where nobody is at work on it, else before the next effect.
+
+        Under Temporal this cancels the workflow. Returns the state as it is known now.
+        """
+        state = await self.get_run(run_id)
+        if state.over or await self._cancel_in_driver(state):
+            return state
+        item = InboxItem(request_id=f"cancel-{uuid4().hex}", kind="cancel")
+        state = await inbox.put(self.store, run_id, item, self.limits)
+        if state.over or state.claim.live():
+            return state
+        return await self.close_run(run_id, "cancelled")
+
+    # --- looking ---
+
+    async def get_run(self, run_id: str) -> RunState:
+        """Return the newest state. Raises `RunNotFoundError`."""
+        return await self.store.load_run(check_run_id(run_id))
+
+    async def history(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
+        """Return the transcript from seq `after + 1` on."""
+        return await self.store.get_history(check_run_id(run_id), after, limit)
+
+    async def wait(self, run_id: str, timeout: float | None = None) -> RunState:  # noqa: ASYNC109
+        """Return the state once the run is over. Raises `WaitTimeoutError` after `timeout` seconds; the
+        run goes on."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        delay = FIRST_POLL
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            await self._wait_for_driver(run_id, left)
+            state = await self.get_run(run_id)
+            if state.over:
+                return state
+            if deadline is not None and time.monotonic() >= deadline:
+                raise WaitTimeoutError(f"Run {run_id} is {state.status} after {timeout:g} s; it goes on.")
+            await asyncio.sleep(delay)
+            delay = min(delay * 1.5, MOST_POLL)
+
+    # --- the handler's own life ---
+
+    async def aclose(self) -> None:
+        """Stop driving, and free the store's and the model's connections."""
+        close = getattr(self.executor, "aclose", None)
+        if close is not None:
+            await close()
+        await self.model.aclose()
+        await self.store.aclose()
+
+    def close(self) -> None:
+        """`aclose` for code without an event loop."""
+        self._run_sync(self.aclose())
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _bind(self) -> None:
+        bind = getattr(self.executor, "bind", None)
+        if bind is not None:
+            bind(self)
+
+    def _run_sync(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(work)
+
+    async def _wake(self, state: RunState) -> None:
+        """Schedule through this executor unless another one drives the run: that one reads the inbox."""
+        if state.driver.executor == self.executor.name or not state.claim.epoch:
+            await self.executor.schedule_next_iteration(state.run_id)
+
+    async def _cancel_in_driver(self, state: RunState) -> bool:
+        cancel = getattr(self.executor, "cancel", None)
+        return cancel is not None and bool(await cancel(state.run_id))
+
+    async def _wait_for_driver(self, run_id: str, seconds: float | None) -> None:
+        wait = getattr(self.executor, "wait", None)
+        if wait is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await wait(run_id)

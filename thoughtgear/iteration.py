@@ -1,0 +1,244 @@
+"""One iteration, re-entrant: it looks at the store to see where it is, and goes on from there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+from thoughtgear import live
+from thoughtgear.agent import Agent
+from thoughtgear.calls import Calls
+from thoughtgear.commit import RunWriter
+from thoughtgear.errors import (
+    ModelRejectedError,
+    ModelUnavailableError,
+    RunCancelledError,
+    StateRegressionError,
+    StoreError,
+)
+from thoughtgear.loop import limit_reached
+from thoughtgear.models import CallRecord, InboxItem, IterationResult, Message, RunState, ToolCall
+from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, RequestedCall
+from thoughtgear.transitions import as_message, complete_turn, end_run, save_reply, save_results, unnumbered
+
+BUSY_PARENT_WAIT = 1.0
+"""Seconds between two looks at the earlier run that a queued run waits for."""
+
+log = logging.getLogger("thoughtgear")
+
+
+async def run_iteration(agent: Agent, run_id: str, iteration: int, attempt: Attempt) -> IterationResult:
+    """Run iteration `iteration` (from 1), or report where the run stands when it is not due.
+
+    Raises what its parts raise: `SupersededError`, `StoreError`, `ModelError`, `RunNotFoundError`. When it
+    is cancelled, the results of finished calls are saved first.
+    """
+    state = await agent.store.load_run(run_id)
+    if state.version < attempt.version:
+        raise StateRegressionError
+    if state.over or state.iteration != iteration - 1:
+        return standing(state)
+    writer = RunWriter(agent.store, state, attempt, agent.transcripts.appended)
+    if writer.must_wait:
+        wait = state.claim.deadline - time.time()
+        return standing(state, "in_progress", wait, "another attempt is at work")
+    parent = await agent.sessions.busy_parent(state)
+    if parent is not None and not state.cancel_requested:
+        return standing(state, "waiting", BUSY_PARENT_WAIT, f"run {parent.run_id} goes first")
+    return await _Iteration(agent, writer, attempt).run()
+
+
+def standing(
+    state: RunState, status: Any = None, wait: float = 0.0, reason: str = "", tools: Sequence[str] = ()
+) -> IterationResult:
+    """Report where a run stands: `status` unless it is over."""
+    result = IterationResult("running", state.iteration + 1, state.version, tools=list(tools), wait=wait)
+    result.status = state.status if state.status in ("done", "failed", "cancelled") else status or "running"
+    result.reason = f"{state.error.type}: {state.error.message}" if state.error else reason
+    if state.over:
+        result.usage = {"input_tokens": state.usage.input_tokens, "output_tokens": state.usage.output_tokens}
+    return result
+
+
+class _Iteration:
+    """One attempt at one iteration."""
+
+    def __init__(self, agent: Agent, writer: RunWriter, attempt: Attempt) -> None:
+        self._agent, self._writer, self._attempt = agent, writer, attempt
+        self._extra = {"run_id": writer.state.run_id, "iteration": writer.state.iteration + 1}
+
+    async def run(self) -> IterationResult:
+        tokens_before = self._writer.state.usage
+        try:
+            tools = await _watched(self._turn(), self._writer.watch())
+        except RunCancelledError:
+            tools = []
+            if not self._writer.state.over:
+                await self._writer.commit(partial(end_run, status="cancelled"))
+        state = self._writer.state
+        result = standing(state, tools=tools)
+        used = state.usage
+        result.tokens = [
+            used.input_tokens - tokens_before.input_tokens,
+            used.output_tokens - tokens_before.output_tokens,
+        ]
+        await self._tell(state, result)
+        return result
+
+    async def _turn(self) -> list[str]:
+        """The steps that are not done yet; returns the names of the tools."""
+        if self._writer.must_claim_first:
+            await self._writer.claim()
+        if self._writer.state.cancel_requested:
+            raise RunCancelledError
+        if not self._writer.state.ledger:
+            await self._buy_reply()
+        tools = [row.call.name for row in self._writer.state.ledger]
+        if tools:
+            await self._run_calls()
+        return tools
+
+    async def _buy_reply(self) -> None:
+        state, agent = self._writer.state, self._agent
+        error = limit_reached(state, agent.limits)
+        if error is not None:
+            await self._writer.commit(partial(end_run, status="failed", error=error))
+            return
+        seen = state.mail
+        request = await self._request(seen)
+        await self._writer.check()
+        reply = await self._call_model(request)
+        message, rows = self._accept(reply)
+        change = partial(save_reply, reply=message, rows=rows, seen=seen, limits=agent.limits)
+        await self._writer.commit(change, release=not rows and not self._attempt.keep_claim)
+
+    async def _run_calls(self) -> None:
+        calls = Calls(self._agent, self._writer, self._attempt)
+        await calls.run()
+        results, limits = calls.finished, self._agent.limits
+
+        def finish(state: RunState) -> list[Message]:
+            return save_results(state, results) + complete_turn(state, limits)
+
+        await self._writer.commit(finish, release=not self._attempt.keep_claim)
+
+    async def _request(self, seen: Sequence[InboxItem]) -> ModelRequest:
+        agent, state = self._agent, self._writer.state
+        earlier = await agent.sessions.earlier(state)
+        own = await agent.transcripts.messages(state)
+        mail = [as_message(item, state.iteration + 1) for item in seen]
+        conversation = [*earlier, *((state.run_id, message) for message in [*own, *mail])]
+        return ModelRequest(
+            context=await agent.context_for(state),
+            messages=[message for _, message in conversation],
+            tools=agent.toolbox.specs(),
+            files={
+                attachment.sha256: await agent.transcripts.file(run_id, attachment.sha256)
+                for run_id, message in conversation
+                for attachment in message.attachments
+            },
+            options=agent.model_options,
+        )
+
+    async def _call_model(self, request: ModelRequest) -> ModelReply:
+        agent, state, seconds = self._agent, self._writer.state, self._agent.limits.model_seconds
+        text = live.LiveWriter(agent.store, state.run_id, state.iteration + 1, state.claim.epoch)
+
+        async def on_text(piece: str) -> None:
+            await agent.callbacks.fire("on_partial_reply", state.run_id, piece)
+            if state.stream:
+                await text.add(piece)
+
+        try:
+            async with asyncio.timeout(seconds) as scope:
+                reply = await agent.model.reply(request, on_text)
+        except TimeoutError as exc:
+            if not scope.expired():
+                raise
+            raise ModelUnavailableError(f"The model did not answer within {seconds:g} s.") from exc
+        log.info("reply with %d calls", len(reply.calls), extra=self._extra)
+        return reply
+
+    def _accept(self, reply: ModelReply) -> tuple[Message, list[CallRecord]]:
+        """Turn a reply into its message and the ledger rows of its calls, under our own call ids."""
+        agent, iteration = self._agent, self._writer.state.iteration + 1
+        size = len(reply.text.encode(errors="replace")) + sum(len(call.arguments) for call in reply.calls)
+        if size > agent.limits.reply_bytes:
+            raise ModelRejectedError(f"The reply has {size:,} bytes; Limits(reply_bytes=…) allows fewer.")
+        if len(reply.calls) > agent.limits.tool_calls:
+            raise ModelRejectedError(
+                f"The reply asks for {len(reply.calls)} calls; Limits(tool_calls={agent.limits.tool_calls})."
+            )
+        calls = [
+            ToolCall(id=f"{iteration}.{index}", name=call.name, arguments=_arguments(call))
+            for index, call in enumerate(reply.calls)
+        ]
+        message = unnumbered(
+            role="assistant",
+            text=reply.text,
+            tool_calls=calls,
+            iteration=iteration,
+            usage=reply.usage,
+            model=reply.model or agent.model.model,
+            stop_reason=reply.stop_reason,
+        )
+        return message, [self._row(call) for call in calls]
+
+    def _row(self, call: ToolCall) -> CallRecord:
+        tool = self._agent.toolbox.find(call.name)
+        return CallRecord(call=call, policy=tool.policy if tool else "idempotent")
+
+    async def _tell(self, state: RunState, result: IterationResult) -> None:
+        await self._agent.callbacks.fire("on_iteration", state.run_id, result)
+        await told_end(self._agent, state)
+
+
+async def told_end(agent: Agent, state: RunState) -> None:
+    """Tell the callbacks that a run is over, and drop its live text."""
+    if state.status == "done":
+        await agent.callbacks.fire("on_done", state)
+    elif state.over:
+        await agent.callbacks.fire("on_error", state, state.error)
+    if state.over and state.stream:
+        try:
+            await live.forget(agent.store, state.run_id)
+        except StoreError as exc:
+            log.warning("the live text stays behind: %s", exc, extra={"run_id": state.run_id})
+
+
+def _arguments(call: RequestedCall) -> dict[str, Any] | str:
+    """The arguments as a JSON object, or as the model's own text where they are none."""
+    try:
+        parsed = json.loads(call.arguments or "{}")
+    except (ValueError, RecursionError):
+        return call.arguments
+    return parsed if isinstance(parsed, dict) else call.arguments
+
+
+async def _watched(work: Coroutine[Any, Any, list[str]], watch: Coroutine[Any, Any, None]) -> list[str]:
+    """Run `work` while `watch` looks at the store; what the watch raises stops the work and comes out."""
+    working, watching = asyncio.create_task(work), asyncio.create_task(watch)
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            await _stop(working)
+            watching.result()
+        return working.result()
+    finally:
+        await _stop(working)
+        await _stop(watching)
+
+
+async def _stop(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait for its end, which saves what is finished; swallow how it ended."""
+    if task.done():
+        return
+    task.cancel()
+    await asyncio.wait((task,))
+    if not task.cancelled():
+        task.exception()

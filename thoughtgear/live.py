@@ -1,0 +1,69 @@
+"""The reply while it is being made: what `run` shows before the reply is saved.
+
+It is a document that is overwritten a few times a second, only for runs whose starter asked for it
+(`stream=True`). Losing it loses nothing: the transcript has the reply.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+from thoughtgear.errors import StoreError
+from thoughtgear.protocols import OrmAdapter
+
+INTERVAL = 0.15
+"""Seconds between two writes of the growing text."""
+
+
+@dataclass(frozen=True)
+class LiveText:
+    """The text so far. A new attempt has another `epoch`, and its text begins anew."""
+
+    iteration: int
+    epoch: int
+    text: str
+
+
+def _key(run_id: str) -> str:
+    return f"live/{run_id}"
+
+
+async def read(store: OrmAdapter, run_id: str) -> LiveText | None:
+    """Return what the model has said so far in the iteration under way, or None."""
+    document = await store.get_document("cache", _key(run_id))
+    return LiveText(**json.loads(document.value)) if document else None
+
+
+async def forget(store: OrmAdapter, run_id: str) -> None:
+    """Remove the document of a run that is over."""
+    document = await store.get_document("cache", _key(run_id))
+    if document is not None:
+        await store.put_document("cache", _key(run_id), None, tag=document.tag)
+
+
+class LiveWriter:
+    """Writes the growing text of one reply."""
+
+    def __init__(self, store: OrmAdapter, run_id: str, iteration: int, epoch: int) -> None:
+        self._store, self._run_id = store, run_id
+        self._iteration, self._epoch = iteration, epoch
+        self._text = ""
+        self._written_at = time.monotonic()
+
+    async def add(self, piece: str) -> None:
+        """Add a piece; most calls only remember it."""
+        self._text += piece
+        if time.monotonic() - self._written_at < INTERVAL:
+            return
+        with suppress(StoreError):  # another attempt writes, or the store is away: nothing is lost
+            await self._write()
+        self._written_at = time.monotonic()
+
+    async def _write(self) -> None:
+        known = await self._store.get_document("cache", _key(self._run_id))
+        value = json.dumps({"iteration": self._iteration, "epoch": self._epoch, "text": self._text}).encode()
+        tag = known.tag if known else None
+        await self._store.put_document("cache", _key(self._run_id), value, tag=tag)

@@ -1,0 +1,211 @@
+"""Prompts: checked, made durable, and the same run for the same request id."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import mimetypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from thoughtgear.errors import (
+    ConflictError,
+    InvalidInputError,
+    LimitExceededError,
+    RequestConflictError,
+    RunNotFoundError,
+    SessionBusyError,
+    StoreUnavailableError,
+)
+from thoughtgear.ids import check_label, new_run_id, run_id_for
+from thoughtgear.loop import Limits
+from thoughtgear.models import Attachment, Driver, Message, RunState
+from thoughtgear.protocols import OrmAdapter
+from thoughtgear.sessions import Sessions
+
+CREATE_TRIES = 5
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a prompt that is in memory."""
+
+    name: str
+    data: bytes = field(repr=False)
+    media_type: str | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What `handle_prompt` is given, less what concerns the caller's waiting."""
+
+    text: str
+    files: Sequence[File | str | Path] = ()
+    session_id: str | None = None
+    user_id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    request_id: str | None = None
+    stream: bool = False
+
+    def check(self, limits: Limits) -> None:
+        """Raise `InvalidInputError` (`LimitExceededError` for sizes) unless the prompt can be run."""
+        if not isinstance(self.text, str) or not self.text.strip():
+            raise InvalidInputError("A prompt needs text.")
+        _check_size("prompt", len(_encode(self.text)), limits.prompt_bytes)
+        for what in ("session_id", "user_id", "request_id"):
+            value = getattr(self, what)
+            if value is not None:
+                check_label(value, what)
+        if len(self.files) > limits.files:
+            raise LimitExceededError(f"A prompt takes {limits.files} files, not {len(self.files)}.")
+        _check_metadata(self.metadata, limits)
+
+
+def _encode(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as exc:
+        raise InvalidInputError("The prompt holds a lone surrogate, which is no valid Unicode text.") from exc
+
+
+def _check_size(what: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise LimitExceededError(f"This {what} has {size:,} bytes; the limit is {limit:,}.")
+
+
+def _check_metadata(metadata: Mapping[str, Any], limits: Limits) -> None:
+    if not isinstance(metadata, Mapping) or not all(isinstance(key, str) for key in metadata):
+        raise InvalidInputError("metadata is a mapping with text keys.")
+    try:
+        size = len(json.dumps(dict(metadata), allow_nan=False).encode())
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise InvalidInputError("metadata must be plain JSON values.") from exc
+    _check_size("metadata", size, limits.metadata_bytes)
+
+
+async def create_run(
+    prompt: Prompt,
+    *,
+    store: OrmAdapter,
+    sessions: Sessions,
+    handler: str,
+    limits: Limits,
+    driver: Driver,
+) -> RunState:
+    """Make the prompt durable and return its run; nothing is scheduled.
+
+    A request id that was used before gives the run that it made, whatever its status. Raises
+    `RequestConflictError` when that was for another prompt, `SessionBusyError`, `InvalidInputError`.
+    """
+    prompt.check(limits)
+    files = [await _read(file, limits) for file in prompt.files]
+    state = _new_state(prompt, files, handler, driver)
+    stored = await _find(store, state) if prompt.request_id is not None else None
+    if stored is None:
+        if prompt.session_id is not None:
+            await sessions.begin(state)
+        await _store_files(store, state.run_id, files)
+        stored = await _create(store, state, _first_message(prompt, files))
+    if prompt.session_id is not None and stored.status == "pending":
+        return await _link(store, sessions, stored, keep=prompt.request_id is not None)
+    return stored
+
+
+async def _link(store: OrmAdapter, sessions: Sessions, stored: RunState, *, keep: bool) -> RunState:
+    try:
+        return await sessions.link(stored)
+    except SessionBusyError:
+        # Someone was faster since `begin`. With a request id the same prompt may come again.
+        if not keep:
+            await store.delete_run(stored.run_id)
+        raise
+
+
+async def _find(store: OrmAdapter, state: RunState) -> RunState | None:
+    try:
+        return _same_prompt(await store.load_run(state.run_id), state)
+    except RunNotFoundError:
+        return None
+
+
+def _first_message(prompt: Prompt, files: Sequence[File]) -> Message:
+    return Message(seq=0, role="user", text=prompt.text, attachments=[_attachment(file) for file in files])
+
+
+def _new_state(prompt: Prompt, files: Sequence[File], handler: str, driver: Driver) -> RunState:
+    request_id = prompt.request_id
+    run_id = run_id_for(handler, prompt.user_id, request_id) if request_id is not None else new_run_id()
+    return RunState(
+        run_id=run_id,
+        handler=handler,
+        version=1,
+        message_count=1,
+        nonce=uuid4().hex,
+        session_id=prompt.session_id,
+        user_id=prompt.user_id,
+        metadata=dict(prompt.metadata),
+        prompt_sha256=_digest(prompt, files),
+        driver=driver,
+        stream=prompt.stream,
+    )
+
+
+def _digest(prompt: Prompt, files: Sequence[File]) -> str:
+    parts = [prompt.text, prompt.session_id, *(hashlib.sha256(file.data).hexdigest() for file in files)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+async def _create(store: OrmAdapter, state: RunState, first: Message) -> RunState:
+    for _ in range(CREATE_TRIES):
+        try:
+            await store.save_run(state, [first])
+        except ConflictError:
+            return _same_prompt(await store.load_run(state.run_id), state)
+        except StoreUnavailableError as exc:
+            # The same write again: if it landed after all, the conflict shows our own nonce.
+            cause = exc
+            await asyncio.sleep(0.1)
+        else:
+            return state
+    raise StoreUnavailableError("The prompt could not be stored; send it again.") from cause
+
+
+def _same_prompt(stored: RunState, state: RunState) -> RunState:
+    if stored.prompt_sha256 != state.prompt_sha256:
+        raise RequestConflictError
+    return stored
+
+
+async def _read(file: File | str | Path, limits: Limits) -> File:
+    if not isinstance(file, File):
+        file = await asyncio.to_thread(_read_path, Path(file), limits)
+    _check_size(f"file ({file.name})", len(file.data), limits.file_bytes)
+    return file
+
+
+def _read_path(path: Path, limits: Limits) -> File:
+    try:
+        _check_size(f"file ({path.name})", path.stat().st_size, limits.file_bytes)
+        return File(path.name, path.read_bytes())
+    except OSError as exc:
+        raise InvalidInputError(f"The file {path} can't be read: {exc.strerror or 'error'}.") from exc
+
+
+def _attachment(file: File) -> Attachment:
+    media_type = file.media_type or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    sha256 = hashlib.sha256(file.data).hexdigest()
+    return Attachment(name=file.name, media_type=media_type, size=len(file.data), sha256=sha256)
+
+
+async def _store_files(store: OrmAdapter, run_id: str, files: Sequence[File]) -> None:
+    """Store each file once per run, before the run that speaks of it."""
+    for file in files:
+        key = f"{run_id}/{hashlib.sha256(file.data).hexdigest()}"
+        try:
+            await store.put_document("files", key, file.data, tag=None)
+        except ConflictError:
+            continue

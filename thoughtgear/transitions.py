@@ -1,0 +1,128 @@
+"""The changes of a run as pure functions on a draft of its state; each returns the messages to append.
+
+The commit protocol applies them, and applies them again when someone else committed first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from thoughtgear.loop import Limits, Verdict, judge
+from thoughtgear.models import (
+    CallRecord,
+    CallStatus,
+    InboxItem,
+    Message,
+    RunError,
+    RunState,
+    Status,
+    ToolResult,
+    now,
+)
+
+ABSORBED_KEPT = 512
+"""Request ids of absorbed messages that a run remembers."""
+
+ROW_STATUS: dict[str, CallStatus] = {
+    "ok": "done",
+    "error": "failed",
+    "unknown": "unknown",
+    "cancelled": "failed",
+}
+
+
+def unnumbered(**fields: object) -> Message:
+    """Make a message whose seq the commit gives."""
+    return Message.model_validate({"seq": -1, **fields})
+
+
+def save_reply(
+    state: RunState, reply: Message, rows: Sequence[CallRecord], seen: Sequence[InboxItem], limits: Limits
+) -> list[Message]:
+    """Append the messages that the model saw and its reply; a reply without calls completes the turn."""
+    state.status = "running"
+    state.started_at = state.started_at or now()
+    state.model_replies += 1
+    state.usage = state.usage + reply.usage if reply.usage else state.usage
+    messages = [*absorb(state, seen), reply]
+    state.ledger = [row.model_copy(deep=True) for row in rows]
+    if rows:
+        return messages
+    return messages + complete_turn(state, limits, answer=reply.text)
+
+
+def absorb(state: RunState, items: Sequence[InboxItem]) -> list[Message]:
+    """Move messages from the inbox into the transcript; their request ids stay known."""
+    ids = [item.request_id for item in items]
+    state.inbox = [item for item in state.inbox if item.request_id not in ids]
+    state.absorbed = [*state.absorbed, *ids][-ABSORBED_KEPT:]
+    return [as_message(item, state.iteration + 1) for item in items]
+
+
+def as_message(item: InboxItem, iteration: int) -> Message:
+    """The user message that an inbox item becomes."""
+    return unnumbered(
+        role="user",
+        text=item.text,
+        iteration=iteration,
+        request_id=item.request_id,
+        created_at=item.sent_at,
+    )
+
+
+def mark_started(state: RunState, call_id: str) -> list[Message]:
+    """Write into the ledger that a call is about to run."""
+    _row(state, call_id).status = "started"
+    return []
+
+
+def save_results(state: RunState, results: Sequence[ToolResult]) -> list[Message]:
+    """Append results in the order of their completion and close their rows."""
+    for result in results:
+        _row(state, result.call_id).status = ROW_STATUS[result.status]
+    return [unnumbered(role="tool", tool_result=r, iteration=state.iteration + 1) for r in results]
+
+
+def complete_turn(state: RunState, limits: Limits, answer: str | None = None) -> list[Message]:
+    """Count the iteration and decide how the run goes on."""
+    state.iteration += 1
+    state.ledger = []
+    verdict = judge(state, answered=answer is not None, limits=limits)
+    if verdict.status == "done":
+        state.output = answer
+    return _apply(state, verdict)
+
+
+def end_run(state: RunState, status: Status, error: RunError | None = None) -> list[Message]:
+    """The terminal step from anywhere: open calls get a result, so that a provider accepts the transcript.
+
+    A call that was started and whose end nobody saw is `unknown`; one that never started is `cancelled`.
+    """
+    results = [unfinished(row) for row in state.ledger if row.status in ("pending", "started")]
+    messages = save_results(state, results)
+    state.iteration += bool(state.ledger)
+    state.ledger = []
+    return messages + _apply(state, Verdict(status, error))
+
+
+def unfinished(row: CallRecord) -> ToolResult:
+    """The result of a call that has none: never a guess."""
+    if row.status == "started":
+        text = "It is unknown whether this call took effect: it was started, and its end was not seen."
+        return ToolResult(call_id=row.call.id, name=row.call.name, status="unknown", content=text)
+    text = "This call has no result: the run ended first."
+    return ToolResult(call_id=row.call.id, name=row.call.name, status="cancelled", content=text)
+
+
+def _apply(state: RunState, verdict: Verdict) -> list[Message]:
+    """Set the status. What was sent to a run that ends unanswered stays in its transcript."""
+    state.status, state.error = verdict.status, verdict.error
+    if not state.over:
+        return []
+    messages = absorb(state, state.mail)
+    state.inbox = []
+    return messages
+
+
+def _row(state: RunState, call_id: str) -> CallRecord:
+    return next(row for row in state.ledger if row.call.id == call_id)
