@@ -4,7 +4,8 @@
     ├── ConfigurationError            a handler, tool, store URL or setting that can't work
     ├── InvalidInputError             also a ValueError: input that no retry mends
     │   ├── LimitExceededError        a prompt, file, inbox or record over its limit
-    │   └── RequestConflictError      one request id, two different prompts
+    │   ├── RequestConflictError      one request id, two different prompts
+    │   └── ToolInputError            a model's arguments; the message is for the model, never for a log
     ├── RunNotFoundError              also a LookupError
     ├── SessionBusyError              on_busy="reject" and the session's last run goes on
     ├── RunFailedError                the run ended as failed
@@ -51,6 +52,10 @@ class LimitExceededError(InvalidInputError):
 
 class RequestConflictError(InvalidInputError):
     """This request id was used before, for another prompt."""
+
+
+class ToolInputError(InvalidInputError):
+    """These arguments do not fit the tool."""
 
 
 class RunNotFoundError(ThoughtgearError, LookupError):
