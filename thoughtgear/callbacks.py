@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from thoughtgear.logs import run_logger
-from thoughtgear.models import IterationResult, RunState, ToolCall, ToolResult
+from thoughtgear.models import IterationResult, RunError, RunState, ToolCall, ToolResult
 
 _Answer = Awaitable[object] | object
 """What a callback returns is not looked at; an awaitable is awaited."""
@@ -26,7 +26,7 @@ class Callbacks:
     - `on_tool_start(run_id, call)` and `on_tool_end(run_id, result)`
     - `on_iteration(run_id, result)`: an iteration is saved
     - `on_done(state)`: the run has ended as done
-    - `on_error(state_or_run_id, error)`: the run has failed, or an iteration has
+    - `on_error(state, error)`: the run has ended as failed
     """
 
     on_partial_reply: Callable[[str, str], _Answer] | None = None
@@ -34,7 +34,7 @@ class Callbacks:
     on_tool_end: Callable[[str, ToolResult], _Answer] | None = None
     on_iteration: Callable[[str, IterationResult], _Answer] | None = None
     on_done: Callable[[RunState], _Answer] | None = None
-    on_error: Callable[[RunState | str, BaseException], _Answer] | None = None
+    on_error: Callable[[RunState, RunError], _Answer] | None = None
 
     async def fire(self, event: Event, *args: Any) -> None:
         """Call one. Only cancellation of this very task comes through, and what is no `Exception`."""

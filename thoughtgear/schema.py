@@ -7,7 +7,6 @@ The check is pydantic's in JSON mode, not strict: `"5"` is taken for an integer.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_json, to_jsonable_python
 from typing_extensions import TypedDict
 
+from thoughtgear.docstrings import parse_docstring
 from thoughtgear.errors import ConfigurationError, ToolInputError
 
 VALUE_CHARACTERS = 80
@@ -42,8 +42,8 @@ class Arguments:
             found = self.adapter.validate_json(_json(arguments))
         except ValidationError as exc:
             raise ToolInputError(self._explain(tool, exc)) from None
-        except ValueError as exc:
-            raise ToolInputError(f"Invalid arguments for {tool}: {exc}") from None
+        except Exception as exc:  # a validator of the tool's own types may raise anything
+            raise ToolInputError(f"Invalid arguments for {tool}: {type(exc).__name__}.") from None
         return dict(found)
 
     def _explain(self, tool: str, exc: ValidationError) -> str:
@@ -186,60 +186,6 @@ def _annotate(schema: dict[str, Any], texts: Mapping[str, str], defaults: Mappin
                 node["default"] = to_jsonable_python(defaults[name])
             except ValueError:
                 continue
-
-
-# From a docstring
-
-
-@dataclass(frozen=True)
-class Docstring:
-    """A docstring's first part, and what it says of each parameter."""
-
-    description: str
-    parameters: dict[str, str]
-
-
-_SECTION = re.compile(r"(Args|Arguments|Parameters|Returns?|Raises|Yields|Attributes):\s*$")
-_FIELD = re.compile(r":(\w+)\b([^:]*):\s*(.*)")
-_ITEM = re.compile(r"(\w+)\s*(?:\(.*?\))?\s*:\s*(.*)")
-
-
-def parse_docstring(text: str) -> Docstring:
-    """Read a Google style (`Args:`) or Sphinx style (`:param x:`) docstring."""
-    lines = inspect.cleandoc(text).splitlines()
-    end = next((n for n, line in enumerate(lines) if _SECTION.match(line) or _FIELD.match(line)), len(lines))
-    found = {**_google_items(lines[end:]), **_sphinx_fields(lines[end:])}
-    return Docstring("\n".join(lines[:end]).strip(), {name: " ".join(parts) for name, parts in found.items()})
-
-
-def _google_items(lines: list[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    inside, margin, parts = False, 0, []  # type: bool, int, list[str]
-    for line in lines:
-        indent = len(line) - len(line.lstrip())
-        if line and not indent:
-            inside, margin = line.startswith(("Args", "Arguments", "Parameters")), 0
-        elif inside and line.strip():
-            margin = margin or indent
-            item = _ITEM.match(line.strip()) if indent == margin else None
-            if item:
-                parts = found.setdefault(item[1], [])
-            parts.append(item[2] if item else line.strip())
-    return found
-
-
-def _sphinx_fields(lines: list[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    parts: list[str] = []
-    for line in lines:
-        field = _FIELD.match(line)
-        if field:
-            names = field[2].split()
-            parts = found.setdefault(names[-1], []) if field[1] == "param" and names else []
-            parts.append(field[3])
-        elif line.strip():
-            parts.append(line.strip())
-    return found
 
 
 # From a JSON Schema or a pydantic model

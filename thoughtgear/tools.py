@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
 from thoughtgear import schema
+from thoughtgear.docstrings import parse_docstring
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.memory import Memory
 from thoughtgear.models import ToolPolicy
@@ -114,13 +115,13 @@ class Tool:
         parallel: bool = True,
     ) -> Tool:
         """Make a tool of a function with type hints; see `tool`."""
-        key: str = name or getattr(function, "__name__", "")
-        label: str = getattr(function, "__qualname__", key)
+        key = name or str(getattr(function, "__name__", ""))
+        label = str(getattr(function, "__qualname__", key))
         if not callable(function):
             raise ConfigurationError(f"{function!r} is no tool and no function.")
         arguments = schema.of_function(function, label, ToolContext)
         if description is None:
-            description = schema.parse_docstring(inspect.getdoc(function) or "").description
+            description = parse_docstring(inspect.getdoc(function) or "").description
         made = cls.__new__(cls)
         made._set(key, description, "", function, arguments, policy, timeout, parallel)
         return made
@@ -309,7 +310,7 @@ def cut(text: str, limit_bytes: int) -> str:
     is missing. A limit under the note's own 100 bytes leaves the note alone."""
     data = text.encode("utf-8", "replace")
     if len(data) <= limit_bytes:
-        return text
+        return data.decode()
     room = max(0, limit_bytes - len(_cut_note(len(data), len(data))))
     head = data[:room].decode("utf-8", "ignore")
     return head + _cut_note(len(data) - len(head.encode()), len(data))
