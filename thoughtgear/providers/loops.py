@@ -1,0 +1,35 @@
+"""One HTTP client per event loop: its connections belong to the loop that opened them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import httpx
+
+
+class ClientPerLoop:
+    """Gives the client of the running loop, made on first use."""
+
+    def __init__(self, make: Callable[[], httpx.AsyncClient]) -> None:
+        self._make = make
+        self._clients: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
+
+    def get(self) -> httpx.AsyncClient:
+        """Return the running loop's client. Clients of closed loops are forgotten: nothing can close them."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            self._clients = {
+                known: client for known, client in self._clients.items() if not known.is_closed()
+            }
+            self._clients[loop] = self._make()
+        return self._clients[loop]
+
+    async def aclose(self) -> None:
+        """Close the running loop's client; another running loop closes its own."""
+        clients, self._clients = self._clients, {}
+        for loop, client in clients.items():
+            if loop is asyncio.get_running_loop():
+                await client.aclose()
+            elif loop.is_running():
+                asyncio.run_coroutine_threadsafe(client.aclose(), loop)
