@@ -26,7 +26,7 @@ class Callbacks:
     - `on_tool_start(run_id, call)` and `on_tool_end(run_id, result)`
     - `on_iteration(run_id, result)`: an iteration is saved
     - `on_done(state)`: the run has ended as done
-    - `on_error(state, error)`: the run has ended as failed
+    - `on_error(state, error)`: the run has ended as failed, or as cancelled (there may be no error then)
     """
 
     on_partial_reply: Callable[[str, str], _Answer] | None = None
@@ -34,7 +34,7 @@ class Callbacks:
     on_tool_end: Callable[[str, ToolResult], _Answer] | None = None
     on_iteration: Callable[[str, IterationResult], _Answer] | None = None
     on_done: Callable[[RunState], _Answer] | None = None
-    on_error: Callable[[RunState, RunError], _Answer] | None = None
+    on_error: Callable[[RunState, RunError | None], _Answer] | None = None
 
     async def fire(self, event: Event, *args: Any) -> None:
         """Call one. Only cancellation of this very task comes through, and what is no `Exception`."""

@@ -16,7 +16,7 @@ class Docstring:
 
 
 _SECTION = re.compile(r"(Args|Arguments|Parameters|Returns?|Raises|Yields|Attributes):\s*$")
-_FIELD = re.compile(r":(\w+)\b([^:]*):\s*(.*)")
+_FIELD = re.compile(r":(param|type|returns?|rtype|raises?)\b([^:]*):\s*(.*)")
 _ITEM = re.compile(r"(\w+)\s*(?:\(.*?\))?\s*:\s*(.*)")
 
 

@@ -42,7 +42,14 @@ class Memory:
     def __init__(self, store: OrmAdapter, scope: str) -> None:
         self._store = store
         self._scope = _scope_prefix(scope)
-        self.sync = SyncMemory(self)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        with suppress(RuntimeError):
+            self._loop = asyncio.get_running_loop()
+
+    @property
+    def sync(self) -> SyncMemory:
+        """The same memory for a plain function in a thread."""
+        return SyncMemory(self, self._loop)
 
     async def get(self, key: str, default: Any = None) -> Any:
         """Return the value, or `default`."""
@@ -109,11 +116,9 @@ class SyncMemory:
     Each call runs in the event loop in which the memory was made, and blocks the thread meanwhile.
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, loop: asyncio.AbstractEventLoop | None) -> None:
         self._memory = memory
-        self._loop: asyncio.AbstractEventLoop | None = None
-        with suppress(RuntimeError):
-            self._loop = asyncio.get_running_loop()
+        self._loop = loop
 
     def get(self, key: str, default: Any = None) -> Any:
         """See `Memory.get`."""
@@ -136,13 +141,16 @@ class SyncMemory:
         return self._run(lambda: self._memory.keys(prefix))
 
     def _run(self, start: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        if self._loop is None or self._loop.is_closed():
-            raise StoreUnavailableError("The memory's event loop is gone: the run has ended here.")
+        if self._loop is None:
+            raise ConfigurationError("memory.sync needs a memory that was made in an event loop.")
         if self._in_loop():
-            raise ConfigurationError(
-                "memory.sync is for plain functions; in async code, await memory.get(…)."
-            )
-        future = asyncio.run_coroutine_threadsafe(start(), self._loop)
+            raise ConfigurationError("memory.sync is for plain functions; in async code, await the memory.")
+        work = start()
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError as exc:
+            work.close()
+            raise StoreUnavailableError("The memory's event loop is gone: the run has ended here.") from exc
         try:
             return future.result(_SYNC_SECONDS)
         except (CancelledError, TimeoutError) as exc:

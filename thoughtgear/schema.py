@@ -29,11 +29,13 @@ PROBLEMS = 10
 class Arguments:
     """What a tool takes: `schema` is sent to the model, `adapter` checks what comes back.
 
-    `context` is the parameter that the tool's context is given to, if there is one.
+    `keywords` are the names that the function is called with, `context` is the parameter that the tool's
+    context is given to, if there is one.
     """
 
     schema: dict[str, Any]
     adapter: TypeAdapter[Any]
+    keywords: frozenset[str]
     context: str | None = None
 
     def check(self, tool: str, arguments: Mapping[str, Any] | str) -> dict[str, Any]:
@@ -102,7 +104,7 @@ def of_function(function: Callable[..., Any], label: str, context_type: type) ->
             defaults[parameter.name] = parameter.default
     adapter, schema = _build(fields, label)
     _annotate(schema, parse_docstring(inspect.getdoc(function) or "").parameters, defaults)
-    return Arguments(tidy(schema), adapter, context)
+    return Arguments(tidy(schema), adapter, frozenset(fields), context)
 
 
 def _signature(function: Callable[..., Any], label: str) -> inspect.Signature:
@@ -204,7 +206,7 @@ def of_schema(schema: Mapping[str, Any], label: str) -> Arguments:
         raise ConfigurationError(f"{label}: parameters must be a JSON Schema of type object.")
     copy.setdefault("properties", {})
     copy.setdefault("additionalProperties", False)
-    return Arguments(copy, TypeAdapter(_type_of(copy)))
+    return Arguments(copy, TypeAdapter(_type_of(copy)), frozenset(copy["properties"]))
 
 
 def of_model(model: type[BaseModel], label: str) -> Arguments:
@@ -216,7 +218,7 @@ def of_model(model: type[BaseModel], label: str) -> Arguments:
         raise ConfigurationError(f"{label}: {model.__name__} has no JSON Schema: {exc}") from exc
     schema.setdefault("properties", {})
     schema.pop("description", None)
-    return Arguments(tidy(schema), adapter)
+    return Arguments(tidy(schema), adapter, frozenset(model.model_fields))
 
 
 def for_handler(
@@ -227,15 +229,14 @@ def for_handler(
     parameters = _signature(handler, label).parameters
     namespace = {context_type.__name__: context_type, **_namespace(handler)}
     context = next((p.name for p in parameters.values() if _wants_context(p, namespace, context_type)), None)
-    if context is None and "ctx" in parameters and "ctx" not in arguments.schema["properties"]:
+    if context is None and "ctx" in parameters and "ctx" not in arguments.keywords:
         context = "ctx"
-    kinds = {p.kind for p in parameters.values()}
-    names = set(arguments.schema["properties"])
-    needed = {p.name for p in parameters.values() if p.default is p.empty and p.kind not in _VARIADIC}
-    known = set(parameters)
-    if unfit := sorted(needed - names - {context}):
+    named = {p.name: p for p in parameters.values() if p.kind not in _VARIADIC}
+    needed = {name for name, p in named.items() if p.default is p.empty}
+    if unfit := sorted(needed - arguments.keywords - {context}):
         raise ConfigurationError(f"{label}: its handler needs {unfit[0]}, which parameters does not have.")
-    if inspect.Parameter.VAR_KEYWORD not in kinds and (unfit := sorted(names - known)):
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if not takes_any and (unfit := sorted(arguments.keywords - named.keys())):
         raise ConfigurationError(f"{label}: its handler has no parameter {unfit[0]}.")
     return replace(arguments, context=context)
 
