@@ -25,9 +25,6 @@ from thoughtgear.errors import (
 from thoughtgear.models import Claim, Driver, Message, RunState, now
 from thoughtgear.protocols import Attempt, OrmAdapter
 
-CLAIM_SECONDS = 30.0
-"""How long a claim holds others off after its last commit; a long step renews it."""
-
 FRESH_SECONDS = 1.0
 """A contact with the store that is younger counts as the check before an effect."""
 
@@ -128,7 +125,7 @@ class RunWriter:
             await asyncio.sleep(self._attempt.watch)
             try:
                 await self._look()
-                if self.state.claim.deadline < time.time() + CLAIM_SECONDS * 2 / 3:
+                if self.state.claim.deadline < time.time() + self._attempt.hold * 2 / 3:
                     await self.commit(_start)
             except StoreUnavailableError as exc:
                 log.warning("the store can't be reached: %s", exc, extra={"run_id": self.state.run_id})
@@ -178,7 +175,7 @@ class RunWriter:
         epoch = self._epoch if self._holding else self._epoch + 1
         if release:
             return Claim(epoch=epoch, driver=self._attempt.driver)
-        deadline = time.time() + CLAIM_SECONDS
+        deadline = time.time() + self._attempt.hold
         return Claim(epoch=epoch, owner=self._owner, driver=self._attempt.driver, deadline=deadline)
 
     def _acknowledge(self, state: RunState, messages: Sequence[Message]) -> RunState:

@@ -22,11 +22,11 @@ from thoughtgear.errors import (
     StoreError,
 )
 from thoughtgear.loop import limit_reached
-from thoughtgear.models import CallRecord, InboxItem, IterationResult, Message, RunState, ToolCall
+from thoughtgear.models import CallRecord, InboxItem, IterationResult, Message, RunState, ToolCall, now
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, RequestedCall
 from thoughtgear.transitions import as_message, complete_turn, end_run, save_reply, save_results, unnumbered
 
-BUSY_PARENT_WAIT = 1.0
+FIRST_LOOK, LAST_LOOK = 0.2, 30.0
 """Seconds between two looks at the earlier run that a queued run waits for."""
 
 log = logging.getLogger("thoughtgear")
@@ -49,7 +49,7 @@ async def run_iteration(agent: Agent, run_id: str, iteration: int, attempt: Atte
         return standing(state, "in_progress", wait, "another attempt is at work")
     parent = await agent.sessions.busy_parent(state)
     if parent is not None and not state.cancel_requested:
-        return standing(state, "waiting", BUSY_PARENT_WAIT, f"run {parent.run_id} goes first")
+        return standing(state, "waiting", _look_again(state), f"run {parent.run_id} goes first")
     return await _Iteration(agent, writer, attempt).run()
 
 
@@ -63,6 +63,12 @@ def standing(
     if state.over:
         result.usage = {"input_tokens": state.usage.input_tokens, "output_tokens": state.usage.output_tokens}
     return result
+
+
+def _look_again(state: RunState) -> float:
+    """A quarter of the time waited so far: the looks of a long wait are few, and none is late by much."""
+    waited = (now() - state.created_at).total_seconds()
+    return min(max(FIRST_LOOK, waited / 4), LAST_LOOK)
 
 
 class _Iteration:

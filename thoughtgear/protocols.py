@@ -188,7 +188,8 @@ class Attempt:
     same scope may take over a live claim. `number` counts the tries, from 1. `serialised`: no other first
     attempt can be under way, so that the claim may wait for the first commit. `keep_claim`: the driver
     runs the next iteration, too. `version` is the last one that the driver saw acknowledged; `acknowledged`
-    is told every newer one. `watch` is the seconds between two looks at the store during a long step.
+    is told every newer one. `watch` is the seconds between two looks at the store during a long step,
+    `hold` how long the claim keeps others off after its last commit; a long step renews it.
     """
 
     driver: str = "direct"
@@ -199,6 +200,7 @@ class Attempt:
     version: int = 0
     acknowledged: Callable[[int], None] | None = None
     watch: float = 1.0
+    hold: float = 30.0
 
 
 @runtime_checkable

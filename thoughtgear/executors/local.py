@@ -32,7 +32,9 @@ class LocalExecutor:
     self_driving = True
     waits = True
 
-    def __init__(self) -> None:
+    def __init__(self, *, claim_seconds: float = 30.0) -> None:
+        """`claim_seconds`: how long a run of a process that died stays untouched by others."""
+        self._claim_seconds = claim_seconds
         self._handler: PromptHandler | None = None
         self._loops: dict[str, asyncio.Task[None]] = {}
 
@@ -81,9 +83,8 @@ class LocalExecutor:
         state = await handler.get_run(run_id)
         iteration, failures = state.iteration + 1, 0
         while True:
-            attempt = Attempt(driver=self.name, scope=scope, number=1 + failures, keep_claim=True)
             try:
-                result = await handler.run_iteration(run_id, iteration, attempt)
+                result = await handler.run_iteration(run_id, iteration, self._attempt(scope, failures))
             except Exception as exc:
                 failures += 1
                 await self._after_error(handler, run_id, exc, failures)
@@ -94,7 +95,14 @@ class LocalExecutor:
                 return
             iteration = step.iteration
             if step.kind == "wait":
+                log.info("waiting: %s", result.reason, extra={"run_id": run_id})
                 await asyncio.sleep(min(step.seconds, LOOK_AGAIN_SECONDS))
+
+    def _attempt(self, scope: str, failures: int) -> Attempt:
+        """The claim is kept from iteration to iteration: one loop drives the run."""
+        return Attempt(
+            driver=self.name, scope=scope, number=1 + failures, keep_claim=True, hold=self._claim_seconds
+        )
 
     async def _after_error(self, handler: PromptHandler, run_id: str, exc: Exception, failures: int) -> None:
         """Wait where the error is worth another try; else end the run as failed."""
