@@ -1,0 +1,171 @@
+"""A store in a folder, for the processes of one host. How a commit works: `files_run`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from thoughtgear.adapters.disk import Disk, file_name, names_in, sync_folder
+from thoughtgear.adapters.files_documents import Documents
+from thoughtgear.adapters.files_run import RunFolder
+from thoughtgear.adapters.records import (
+    ALL_RUNS,
+    TOMBSTONE_SECONDS,
+    Position,
+    check_commit,
+    check_key,
+    decode_message,
+    decode_state,
+    encode,
+    matches,
+    page_of,
+    read_cursor,
+)
+from thoughtgear.adapters.threads import Threads
+from thoughtgear.errors import ConfigurationError, RunNotFoundError, StoreUnavailableError
+from thoughtgear.models import Message, RunState
+from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage
+
+T = TypeVar("T")
+_STORE = "files"
+_THREADS = 4
+_RIGHT_URL = "Use files:///absolute/folder."
+
+
+class FilesAdapter:
+    """Keeps runs and documents as files. For file systems with hard links, `flock` and a durable `fsync`:
+    a local disk, not a network share."""
+
+    reach: Reach = "host"
+
+    def __init__(self, root: Path) -> None:
+        self._disk = Disk(root)
+        self._documents = Documents(self._disk)
+        self._threads = Threads("thoughtgear-files", _THREADS)
+        self._ready = False
+
+    @classmethod
+    def from_url(cls, url: str) -> FilesAdapter:
+        """Make a store from `files:///folder`."""
+        scheme, separator, path = url.partition("://")
+        if scheme != "files" or not separator or not path.startswith("/"):
+            raise ConfigurationError(f"This store URL is not one of a folder. {_RIGHT_URL}")
+        return cls.from_dict({"path": path})
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> FilesAdapter:
+        """Make a store from `{"path": …}`."""
+        unknown = set(settings) - {"path"}
+        if unknown:
+            raise ConfigurationError(f"A files store has no setting {min(unknown)!r}; it has path.")
+        if not settings.get("path"):
+            raise ConfigurationError(f"A files store needs the path of a folder. {_RIGHT_URL}")
+        return cls(Path(settings["path"]).resolve())
+
+    async def load_run(self, run_id: str) -> RunState:
+        check_key(run_id)
+        found = await self._run(lambda: RunFolder(self._disk, run_id).newest())
+        if found is None:
+            raise RunNotFoundError(f"There is no run {run_id} in this store.")
+        return decode_state(found[1])
+
+    async def save_run(self, state: RunState, messages: Sequence[Message]) -> None:
+        first = check_commit(state, messages)
+        body, bodies = encode(state), [encode(message) for message in messages]
+        run_id, version = state.run_id, state.version
+
+        def commit() -> None:
+            if version == 1:
+                self._clear(file_name(run_id))
+            RunFolder(self._disk, run_id).commit(version, first, body, bodies)
+
+        await self._run(commit)
+
+    async def list_runs(
+        self, where: RunFilter = ALL_RUNS, *, after: str | None = None, limit: int = 100
+    ) -> RunPage:
+        start = read_cursor(_STORE, after, limit)
+        return await self._run(lambda: self._list(where, start, limit))
+
+    def _list(self, where: RunFilter, start: Position | None, limit: int) -> RunPage:
+        names = names_in(self._disk.folder("runs"))
+        found = (RunFolder.named(self._disk, name).newest() for name in names)
+        states = (decode_state(each[1]) for each in found if each is not None)
+        return page_of((state for state in states if matches(where, state)), start, limit, _STORE)
+
+    async def delete_run(self, run_id: str) -> None:
+        check_key(run_id)
+        await self._run(lambda: self._delete(run_id))
+
+    def _delete(self, run_id: str) -> None:
+        run = RunFolder(self._disk, run_id)
+        with self._disk.lock("deletes"):
+            if not run.tombstone.exists():
+                if run.newest() is None:
+                    return
+                until = int(time.time()) + TOMBSTONE_SECONDS
+                self._disk.replace(run.tombstone, [b"%d\n" % until])
+            self._disk.discard(run.path)
+        self._documents.remove_below("files", run_id)
+
+    def _clear(self, name: str) -> None:
+        """Remove an expired tombstone, and before it what a deleter may have left."""
+        run = RunFolder.named(self._disk, name)
+        if not run.tombstone.exists():
+            return
+        with self._disk.lock("deletes"), suppress(FileNotFoundError):
+            with self._disk.open(run.tombstone) as file:
+                until = int(file.read())
+            if until <= time.time():
+                self._disk.discard(run.path)
+                run.tombstone.unlink()
+                sync_folder(run.tombstone.parent)
+
+    async def get_history(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
+        check_key(run_id)
+        count = None if limit is None else max(limit, 0)
+        lines = await self._run(lambda: RunFolder(self._disk, run_id).history(max(after, -1), count))
+        return [decode_message(line) for line in lines]
+
+    async def get_document(self, collection: Collection, key: str) -> Document | None:
+        check_key(key)
+        return await self._run(lambda: self._documents.get(collection, key))
+
+    async def put_document(
+        self, collection: Collection, key: str, value: bytes | None, *, tag: str | None
+    ) -> str | None:
+        check_key(key)
+        data = None if value is None else bytes(value)
+        return await self._run(lambda: self._documents.put(collection, key, data, tag))
+
+    async def list_documents(
+        self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
+    ) -> list[str]:
+        return await self._run(lambda: self._documents.keys(collection, prefix, after, limit))
+
+    async def aclose(self) -> None:
+        """End the threads; closing twice is fine."""
+        self._threads.close()
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await self._threads.run(lambda: self._translating(call))
+
+    def _translating(self, call: Callable[[], T]) -> T:
+        try:
+            self._prepare()
+            return call()
+        except OSError as exc:
+            raise StoreUnavailableError(f"The folder {self._disk.root} failed: {exc.strerror}.") from exc
+
+    def _prepare(self) -> None:
+        if self._ready:
+            return
+        self._disk.prepare()
+        for name in ("runs", "tombstones", "documents"):
+            self._disk.make_folder(name)
+        for name in names_in(self._disk.folder("tombstones")):
+            self._clear(name)
+        self._ready = True

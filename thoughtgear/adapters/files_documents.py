@@ -1,0 +1,84 @@
+"""Documents in the files store: one file each, replaced as a whole under a lock.
+
+documents/<collection>/<first part of the key>/<key>     a line with the key and the tag, then the bytes
+
+The first part is what stands before the first slash, so that the documents of a run share a folder.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from thoughtgear.adapters.disk import Disk, file_name, key_of, names_in, sync_folder
+from thoughtgear.errors import ConflictError
+from thoughtgear.protocols import Document
+
+
+class Documents:
+    """All collections. All methods block."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+
+    def get(self, collection: str, key: str) -> Document | None:
+        """Return a document, or None."""
+        return self._read(self._disk.folder(*_place(collection, key)) / file_name(key))
+
+    def put(self, collection: str, key: str, value: bytes | None, tag: str | None) -> str | None:
+        """Compare the tag and write, or raise `ConflictError`."""
+        names = _place(collection, key)
+        with self._disk.lock("/".join(names)):
+            path = self._disk.folder(*names) / file_name(key)
+            current = self._read(path)
+            if (current.tag if current else None) != tag:
+                raise ConflictError
+            if value is None:
+                self._remove(path)
+                return None
+            fresh = uuid4().hex
+            if not path.parent.exists():
+                self._disk.make_folder(*names)
+            head = json.dumps({"key": key, "tag": fresh}).encode() + b"\n"
+            self._disk.replace(path, [head, value])
+            return fresh
+
+    def _remove(self, path: Path) -> None:
+        if path.exists():
+            path.unlink()
+            sync_folder(path.parent)
+
+    def remove_below(self, collection: str, head: str) -> None:
+        """Remove every document whose key begins with `head` and a slash."""
+        names = _place(collection, f"{head}/")
+        with self._disk.lock("/".join(names)):
+            self._disk.discard(self._disk.folder(*names))
+
+    def keys(self, collection: str, prefix: str, after: str, limit: int) -> list[str]:
+        """Return keys in order. Only the folders that the prefix allows are read."""
+        head, slash, _ = prefix.partition("/")
+        base = self._disk.folder("documents", file_name(collection))
+        names = [file_name(head)] if slash else names_in(base)
+        keys = [key for name in names for key in self._keys_in(base / name)]
+        return sorted(key for key in keys if key.startswith(prefix) and key > after)[: max(limit, 0)]
+
+    def _keys_in(self, folder: Path) -> list[str]:
+        keys = [key_of(name) or self._key_inside(folder / name) for name in names_in(folder)]
+        return [key for key in keys if key is not None]
+
+    def _key_inside(self, path: Path) -> str | None:
+        found = self._read(path)
+        return found.key if found else None
+
+    def _read(self, path: Path) -> Document | None:
+        with suppress(FileNotFoundError), self._disk.open(path) as file:
+            head = json.loads(file.readline())
+            return Document(head["key"], file.read(), head["tag"])
+        return None
+
+
+def _place(collection: str, key: str) -> tuple[str, str, str]:
+    head, slash, _ = key.partition("/")
+    return "documents", file_name(collection), file_name(head if slash else "")

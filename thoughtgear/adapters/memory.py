@@ -1,0 +1,148 @@
+"""A store in the memory of this process, for tests and for runs that need not outlive it."""
+
+from __future__ import annotations
+
+import bisect
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from thoughtgear.adapters.records import (
+    ALL_RUNS,
+    TOMBSTONE_SECONDS,
+    check_commit,
+    check_key,
+    decode_message,
+    decode_state,
+    encode,
+    matches,
+    page_of,
+    read_cursor,
+    wrong_count,
+)
+from thoughtgear.errors import ConfigurationError, ConflictError, RunNotFoundError
+from thoughtgear.models import Message, RunState
+from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage
+
+_STORE = "memory"
+
+
+@dataclass
+class _Run:
+    version: int = 0
+    state: str = ""
+    messages: list[str] = field(default_factory=list)
+    deleted_until: float | None = None
+
+
+class MemoryAdapter:
+    """Keeps JSON, so that what goes in and what comes out are copies.
+
+    No method awaits anything, and each one takes the lock for the moment in which it touches the tables:
+    one commit at a time, from tasks, threads and event loops alike.
+    """
+
+    reach: Reach = "process"
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs: dict[str, _Run] = {}
+        self._documents: dict[Collection, dict[str, Document]] = {"cache": {}, "memory": {}, "files": {}}
+
+    @classmethod
+    def from_url(cls, url: str) -> MemoryAdapter:
+        """Make an empty store from `memory://`."""
+        if url != "memory://":
+            raise ConfigurationError("A memory store's URL is memory:// and nothing else.")
+        return cls()
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> MemoryAdapter:
+        """Make an empty store. Raises `ConfigurationError`: it has no settings."""
+        if settings:
+            raise ConfigurationError(f"A memory store has no setting {min(settings)!r}.")
+        return cls()
+
+    async def load_run(self, run_id: str) -> RunState:
+        with self._lock:
+            run = self._runs.get(check_key(run_id))
+        if run is None or run.deleted_until is not None:
+            raise RunNotFoundError(f"There is no run {run_id} in this store.")
+        return decode_state(run.state)
+
+    async def save_run(self, state: RunState, messages: Sequence[Message]) -> None:
+        first = check_commit(state, messages)
+        body, bodies = encode(state), [encode(message) for message in messages]
+        with self._lock:
+            run = self._standing(state.run_id)
+            if run.deleted_until is not None or run.version != state.version - 1:
+                raise ConflictError
+            if len(run.messages) != first:
+                raise wrong_count(len(run.messages), first)
+            # A new record for each commit: a reader that holds the old one sees it whole.
+            self._runs[state.run_id] = _Run(state.version, body, run.messages)
+            run.messages.extend(bodies)
+
+    def _standing(self, run_id: str) -> _Run:
+        run = self._runs.get(run_id) or _Run()
+        expired = run.deleted_until is not None and run.deleted_until <= time.time()
+        return _Run() if expired else run
+
+    async def list_runs(
+        self, where: RunFilter = ALL_RUNS, *, after: str | None = None, limit: int = 100
+    ) -> RunPage:
+        start = read_cursor(_STORE, after, limit)
+        with self._lock:
+            runs = [run.state for run in self._runs.values() if run.deleted_until is None]
+        states = (decode_state(body) for body in runs)
+        return page_of((state for state in states if matches(where, state)), start, limit, _STORE)
+
+    async def delete_run(self, run_id: str) -> None:
+        with self._lock:
+            run = self._runs.get(check_key(run_id))
+            if run is None or run.deleted_until is not None:
+                return
+            self._runs[run_id] = _Run(deleted_until=time.time() + TOMBSTONE_SECONDS)
+            files = self._documents["files"]
+            for key in [key for key in files if key.startswith(f"{run_id}/")]:
+                del files[key]
+
+    async def get_history(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
+        first = max(after + 1, 0)
+        with self._lock:
+            run = self._runs.get(check_key(run_id)) or _Run()
+            bodies = run.messages[first : None if limit is None else first + max(limit, 0)]
+        return [decode_message(body) for body in bodies]
+
+    async def get_document(self, collection: Collection, key: str) -> Document | None:
+        with self._lock:
+            return self._documents[collection].get(check_key(key))
+
+    async def put_document(
+        self, collection: Collection, key: str, value: bytes | None, *, tag: str | None
+    ) -> str | None:
+        check_key(key)
+        with self._lock:
+            table = self._documents[collection]
+            current = table.get(key)
+            if (current.tag if current else None) != tag:
+                raise ConflictError
+            if value is None:
+                table.pop(key, None)
+                return None
+            table[key] = Document(key, bytes(value), uuid4().hex)
+            return table[key].tag
+
+    async def list_documents(
+        self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
+    ) -> list[str]:
+        with self._lock:
+            keys = sorted(self._documents[collection])
+        found = [key for key in keys[bisect.bisect_right(keys, after) :] if key.startswith(prefix)]
+        return found[: max(limit, 0)]
+
+    async def aclose(self) -> None:
+        """Nothing to free: the store lives as long as this object."""

@@ -1,0 +1,169 @@
+"""What every adapter does to records alike: JSON, the checks of a commit, keys, filters and cursors."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import unicodedata
+import zlib
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
+
+from thoughtgear.errors import InvalidInputError, NewerFormatError, StoreError
+from thoughtgear.models import FORMAT, Message, Record, RunState
+from thoughtgear.protocols import RunFilter, RunPage
+
+TOMBSTONE_SECONDS = 24 * 3600
+"""How long a deleted run can't be created again."""
+
+MAX_KEY_BYTES = 512
+ALL_RUNS = RunFilter()
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+Position = tuple[int, str]
+"""Where a run stands in `list_runs`: microseconds since 1970 and its id."""
+
+R = TypeVar("R", bound=Record)
+
+
+def encode(record: Record) -> str:
+    """Return the record as one line of JSON. Raises `InvalidInputError` for text that is not Unicode."""
+    try:
+        return record.model_dump_json()
+    except (PydanticSerializationError, UnicodeEncodeError) as exc:
+        raise InvalidInputError(
+            f"A {type(record).__name__} can't be written as JSON: it holds a lone surrogate "
+            "or a value that JSON has no form for."
+        ) from exc
+
+
+def decode_state(data: str | bytes) -> RunState:
+    """Read a state. Raises `NewerFormatError`, or `StoreError` for a damaged record."""
+    state = _decode(RunState, data)
+    if state.format > FORMAT:
+        raise _newer(state.format)
+    return state
+
+
+def decode_message(data: str | bytes) -> Message:
+    """Read a message. Raises `StoreError` for a damaged record."""
+    return _decode(Message, data)
+
+
+def _decode(kind: type[R], data: str | bytes) -> R:
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError:
+        # A newer format may not validate at all. The pydantic error quotes the text: it goes no further.
+        found = _format_of(data)
+    if found > FORMAT:
+        raise _newer(found)
+    raise StoreError(f"A stored {kind.__name__} is damaged: it is not the JSON of one.")
+
+
+def _format_of(data: str | bytes) -> int:
+    try:
+        found = json.loads(data).get("format", 0)
+    except (ValueError, AttributeError):
+        return 0
+    return found if isinstance(found, int) else 0
+
+
+def _newer(found: int) -> NewerFormatError:
+    return NewerFormatError(f"A record has format {found}, this version reads up to {FORMAT}: upgrade it.")
+
+
+def check_commit(state: RunState, messages: Sequence[Message]) -> int:
+    """Return the `message_count` that the store must stand at. Raises `StoreError` for a gap in the seqs."""
+    check_key(state.run_id)
+    if state.version < 1:
+        raise StoreError("A commit makes version 1 or a later one.")
+    first = state.message_count - len(messages)
+    if first < 0 or [message.seq for message in messages] != list(range(first, state.message_count)):
+        raise StoreError("The messages of a commit must be the last ones of the transcript, without gaps.")
+    return first
+
+
+def wrong_count(stored: int, expected: int) -> StoreError:
+    """The error for messages that do not begin where the stored transcript ends."""
+    return StoreError(f"The transcript has {stored} messages; the commit begins at {expected}.")
+
+
+def check_key(key: str) -> str:
+    """Return the key. Raises `InvalidInputError` for an empty, too long or unprintable one."""
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError as exc:
+        raise InvalidInputError("A key must be valid Unicode.") from exc
+    if not 0 < size <= MAX_KEY_BYTES:
+        raise InvalidInputError(f"A key has 1 to {MAX_KEY_BYTES} bytes, this one {size}.")
+    if any(unicodedata.category(char) == "Cc" for char in key):
+        raise InvalidInputError("A key must not hold control characters.")
+    return key
+
+
+def position(state: RunState) -> Position:
+    """Return where the run stands in `list_runs`."""
+    created = state.created_at
+    aware = created if created.tzinfo else created.replace(tzinfo=UTC)
+    return (aware - EPOCH) // timedelta(microseconds=1), state.run_id
+
+
+def matches(where: RunFilter, state: RunState) -> bool:
+    """Whether the run passes the filter."""
+    wanted = (where.status, where.handler, where.session_id, where.user_id)
+    found = (state.status, state.handler, state.session_id, state.user_id)
+    plain = all(want in (None, got) for want, got in zip(wanted, found, strict=True))
+    return plain and matches_metadata(where, state)
+
+
+def matches_metadata(where: RunFilter, state: RunState) -> bool:
+    """Whether all pairs are equal as JSON: 1, 1.0 and true are three values."""
+    return all(
+        key in state.metadata and _canonical(state.metadata[key]) == _canonical(value)
+        for key, value in where.metadata.items()
+    )
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def page_of(states: Iterable[RunState], after: Position | None, limit: int, store: str) -> RunPage:
+    """Return one page, newest first, of runs that are all at hand."""
+    beyond = [state for state in states if after is None or position(state) < after]
+    return cut_page(sorted(beyond, key=position, reverse=True), limit, store)
+
+
+def cut_page(runs: list[RunState], limit: int, store: str) -> RunPage:
+    """Return the first `limit` of sorted runs, and a cursor when there are more."""
+    if len(runs) <= limit:
+        return RunPage(runs)
+    return RunPage(runs[:limit], write_cursor(store, position(runs[limit - 1])))
+
+
+def write_cursor(store: str, at: Position) -> str:
+    """Return the cursor that continues after `at`: opaque, and of this kind of store only."""
+    body = json.dumps([store, *at]).encode()
+    return base64.urlsafe_b64encode(zlib.crc32(body).to_bytes(4) + body).decode()
+
+
+def read_cursor(store: str, cursor: str | None, limit: int) -> Position | None:
+    """Check the arguments of `list_runs` and return where it continues. Raises `InvalidInputError`."""
+    if limit < 1:
+        raise InvalidInputError("A page has at least one run.")
+    if cursor is None:
+        return None
+    try:
+        raw = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
+        name, created, run_id = json.loads(raw[4:])
+    except (binascii.Error, UnicodeError, ValueError, TypeError) as exc:
+        raise InvalidInputError("This cursor is not one of list_runs.") from exc
+    if raw[:4] != zlib.crc32(raw[4:]).to_bytes(4) or name != store:
+        raise InvalidInputError("This cursor is of another store.")
+    return int(created), str(run_id)

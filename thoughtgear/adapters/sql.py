@@ -1,0 +1,261 @@
+"""A store in an SQL database. Every method is one function of a connection, run whole in one transaction.
+
+SQLite runs these functions in a thread of its own; an asynchronous driver can run the same ones through
+`AsyncConnection.run_sync`. What differs between databases is in the database object, not here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+from uuid import uuid4
+
+from sqlalchemy import Connection, Select, and_, delete, insert, or_, select, update
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError
+
+from thoughtgear.adapters import sql_schema as schema
+from thoughtgear.adapters.records import (
+    ALL_RUNS,
+    TOMBSTONE_SECONDS,
+    Position,
+    check_commit,
+    check_key,
+    cut_page,
+    decode_message,
+    decode_state,
+    encode,
+    matches_metadata,
+    position,
+    read_cursor,
+    wrong_count,
+)
+from thoughtgear.adapters.sqlite import SqliteDatabase
+from thoughtgear.errors import ConfigurationError, ConflictError, RunNotFoundError
+from thoughtgear.models import Message, RunState
+from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage
+
+T = TypeVar("T")
+_STORE = "sql"
+_RIGHT_URL = "Use sqlite:///folder/name.db (relative) or sqlite:////folder/name.db (absolute)."
+_ALL = 2**62
+_BATCH = 500
+
+
+class Database(Protocol):
+    """What runs a function of a connection in one transaction."""
+
+    async def read(self, txn: Callable[[Connection], T]) -> T: ...
+
+    async def write(self, txn: Callable[[Connection], T]) -> T: ...
+
+    async def aclose(self) -> None: ...
+
+
+class SqlAdapter:
+    """Keeps each run as a row of `run_states` (its JSON, and the columns that are searched) and its
+    transcript as rows of `messages`. Tables are made by the first use."""
+
+    reach: Reach = "host"
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    def from_url(cls, url: str) -> SqlAdapter:
+        """Make a store from `sqlite:///…`. Raises `ConfigurationError`, which never repeats the URL."""
+        try:
+            parsed = make_url(url)
+        except (ArgumentError, ValueError):
+            raise ConfigurationError(f"This store URL can't be read. {_RIGHT_URL}") from None
+        if parsed.drivername != "sqlite" or parsed.host or parsed.query:
+            raise ConfigurationError(f"This store URL is not one of SQLite. {_RIGHT_URL}")
+        return cls.from_dict({"path": parsed.database or ""})
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> SqlAdapter:
+        """Make a store from `{"path": …}`."""
+        unknown = set(settings) - {"path"}
+        if unknown:
+            raise ConfigurationError(f"A SQLite store has no setting {min(unknown)!r}; it has path.")
+        path = str(settings.get("path", ""))
+        if path in ("", ":memory:"):
+            raise ConfigurationError(f"A SQLite store needs a file. {_RIGHT_URL} In memory: memory://")
+        return cls(SqliteDatabase(Path(path).absolute()))
+
+    async def load_run(self, run_id: str) -> RunState:
+        key = {"run_id": check_key(run_id)}
+        row = await self._database.read(lambda connection: schema.LOAD_RUN.run(connection, key).first())
+        if row is None or row.deleted_until is not None:
+            raise RunNotFoundError(f"There is no run {run_id} in this store.")
+        return decode_state(row.body)
+
+    async def save_run(self, state: RunState, messages: Sequence[Message]) -> None:
+        first = check_commit(state, messages)
+        row = _row_of(state)
+        added = [{"run_id": state.run_id, "seq": each.seq, "body": encode(each)} for each in messages]
+
+        def txn(connection: Connection) -> None:
+            (_create if state.version == 1 else _update)(connection, row, first)
+            if added:
+                schema.ADD_MESSAGE.run(connection, *added)
+
+        await self._database.write(txn)
+
+    async def list_runs(
+        self, where: RunFilter = ALL_RUNS, *, after: str | None = None, limit: int = 100
+    ) -> RunPage:
+        start = read_cursor(_STORE, after, limit)
+        found: list[RunState] = []
+        # Metadata is compared here, which every database can; batch by batch, so that others get their turn.
+        size = _BATCH if where.metadata else limit + 1
+        while len(found) <= limit:
+            query = _runs_query(where, start).limit(size)
+            bodies = await self._database.read(partial(_first_column, query))
+            batch = [decode_state(body) for body in bodies]
+            found += [state for state in batch if matches_metadata(where, state)]
+            if len(batch) < size:
+                break
+            start = position(batch[-1])
+        return cut_page(found, limit, _STORE)
+
+    async def delete_run(self, run_id: str) -> None:
+        check_key(run_id)
+        await self._database.write(lambda connection: _delete_run(connection, run_id, int(time.time())))
+
+    async def get_history(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
+        count = _ALL if limit is None else max(limit, 0)
+        row = {"run_id": check_key(run_id), "after": after, "count": count}
+        rows = await self._database.read(lambda connection: schema.HISTORY.run(connection, row).all())
+        return [decode_message(body) for (body,) in rows]
+
+    async def get_document(self, collection: Collection, key: str) -> Document | None:
+        statement, row = schema.GET_DOCUMENT[collection], {"key": check_key(key)}
+        found = await self._database.read(lambda connection: statement.run(connection, row).first())
+        return None if found is None else Document(key, bytes(found.value), found.tag)
+
+    async def put_document(
+        self, collection: Collection, key: str, value: bytes | None, *, tag: str | None
+    ) -> str | None:
+        check_key(key)
+        data = None if value is None else bytes(value)
+        return await self._database.write(
+            lambda connection: _put_document(connection, collection, key, data, tag)
+        )
+
+    async def list_documents(
+        self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
+    ) -> list[str]:
+        key = schema.documents[collection].c.key
+        query = select(key).where(key > after, key >= prefix).order_by(key).limit(max(limit, 0))
+        end = _past(prefix)
+        bounded = query if end is None else query.where(key < end)
+        return await self._database.read(partial(_first_column, bounded))
+
+    async def aclose(self) -> None:
+        """Close the database; closing twice is fine."""
+        await self._database.aclose()
+
+
+def _row_of(state: RunState) -> dict[str, Any]:
+    return {
+        "run_id": state.run_id,
+        "version": state.version,
+        "message_count": state.message_count,
+        "status": state.status,
+        "handler": state.handler,
+        "session_id": state.session_id,
+        "user_id": state.user_id,
+        "created_at": position(state)[0],
+        "body": encode(state),
+    }
+
+
+def _create(connection: Connection, row: dict[str, Any], first: int) -> None:
+    found = schema.STANDING.run(connection, row).first()
+    if found is not None:
+        if found.deleted_until is None or found.deleted_until > time.time():
+            raise ConflictError
+        schema.DROP_RUN.run(connection, row)
+    if first != 0:
+        raise wrong_count(0, first)
+    try:
+        schema.CREATE_RUN.run(connection, row)
+    except IntegrityError as exc:  # another creator, on a database whose writers run side by side
+        raise ConflictError from exc
+
+
+def _update(connection: Connection, row: dict[str, Any], first: int) -> None:
+    version = row["version"] - 1
+    expected = {**row, "id": row["run_id"], "from_version": version, "from_count": first}
+    if schema.UPDATE_RUN.run(connection, expected).rowcount == 1:
+        return
+    found = schema.STANDING.run(connection, row).first()
+    if found is None or found.version != version:
+        raise ConflictError
+    raise wrong_count(found.message_count, first)
+
+
+def _delete_run(connection: Connection, run_id: str, now: int) -> None:
+    runs, files = schema.run_states, schema.documents["files"].c.key
+    connection.execute(delete(runs).where(runs.c.deleted_until <= now))
+    tombstone = {"version": 0, "message_count": 0, "body": "", "deleted_until": now + TOMBSTONE_SECONDS}
+    alive = and_(runs.c.run_id == run_id, runs.c.deleted_until.is_(None))
+    if connection.execute(update(runs).where(alive).values(tombstone)).rowcount == 1:
+        connection.execute(delete(schema.messages).where(schema.messages.c.run_id == run_id))
+        prefix, end = f"{run_id}/", f"{run_id}0"  # "0" comes right after "/"
+        connection.execute(delete(files.table).where(files >= prefix, files < end))
+
+
+def _runs_query(where: RunFilter, start: Position | None) -> Select[Any]:
+    runs = schema.run_states.c
+    query = select(runs.body).where(runs.deleted_until.is_(None))
+    for name in ("status", "handler", "session_id", "user_id"):
+        wanted = getattr(where, name)
+        query = query if wanted is None else query.where(runs[name] == wanted)
+    if start is not None:
+        created, run_id = start
+        older = or_(runs.created_at < created, and_(runs.created_at == created, runs.run_id < run_id))
+        query = query.where(runs.created_at <= created, older)
+    return query.order_by(runs.created_at.desc(), runs.run_id.desc())
+
+
+def _put_document(
+    connection: Connection, collection: Collection, key: str, value: bytes | None, tag: str | None
+) -> str | None:
+    table, fresh = schema.documents[collection], uuid4().hex
+    same = and_(table.c.key == key, table.c.tag == tag)
+    if tag is None:
+        if connection.execute(select(table.c.tag).where(table.c.key == key)).first():
+            raise ConflictError
+        if value is not None:
+            _insert_document(connection, collection, {"key": key, "tag": fresh, "value": value})
+    else:
+        change = delete(table) if value is None else update(table).values(tag=fresh, value=value)
+        if connection.execute(change.where(same)).rowcount != 1:
+            raise ConflictError
+    return None if value is None else fresh
+
+
+def _insert_document(connection: Connection, collection: Collection, row: dict[str, Any]) -> None:
+    try:
+        connection.execute(insert(schema.documents[collection]).values(row))
+    except IntegrityError as exc:  # another creator, on a database whose writers run side by side
+        raise ConflictError from exc
+
+
+def _first_column(query: Select[Any], connection: Connection) -> list[Any]:
+    return list(connection.execute(query).scalars())
+
+
+def _past(prefix: str) -> str | None:
+    """Return the smallest text that sorts after everything that begins with `prefix`; None: there is none."""
+    for end in range(len(prefix), 0, -1):
+        following = ord(prefix[end - 1]) + 1
+        if following <= 0x10FFFF:
+            # The surrogates are no characters.
+            return prefix[: end - 1] + chr(0xE000 if following == 0xD800 else following)
+    return None

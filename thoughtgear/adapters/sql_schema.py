@@ -1,0 +1,156 @@
+"""The tables of the sql store, and the statements that every iteration runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    CursorResult,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    insert,
+    inspect,
+    select,
+    update,
+)
+from sqlalchemy.sql.base import Executable
+from sqlalchemy.sql.expression import ClauseElement
+
+from thoughtgear.errors import SchemaVersionError
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+
+def _text() -> String:
+    """Text that compares by code point, whatever the database's locale is."""
+    return String().with_variant(String(collation="C"), "postgresql")
+
+
+schema_version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
+
+run_states = Table(
+    "run_states",
+    metadata,
+    Column("run_id", _text(), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("message_count", BigInteger, nullable=False),
+    Column("status", _text(), nullable=False),
+    Column("handler", _text(), nullable=False),
+    Column("session_id", _text()),
+    Column("user_id", _text()),
+    Column("created_at", BigInteger, nullable=False),  # microseconds since 1970
+    Column("deleted_until", BigInteger),  # seconds since 1970; a row that has it is a tombstone
+    Column("body", Text, nullable=False),
+)
+for _name in ("status", "handler", "session_id", "user_id"):
+    Index(f"ix_run_states_{_name}", run_states.c[_name], run_states.c.created_at, run_states.c.run_id)
+Index("ix_run_states_created_at", run_states.c.created_at, run_states.c.run_id)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("run_id", _text(), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("body", Text, nullable=False),
+)
+
+documents = {
+    name: Table(
+        name,
+        metadata,
+        Column("key", _text(), primary_key=True),
+        Column("tag", String, nullable=False),
+        Column("value", LargeBinary, nullable=False),
+    )
+    for name in ("cache", "memory", "files")
+}
+
+
+class Statement:
+    """A statement that is compiled once per dialect: SQLAlchemy's own way of executing one costs several
+    times what SQLite takes for it. Parameters and results are plain text, numbers and bytes."""
+
+    def __init__(self, clause: ClauseElement) -> None:
+        assert isinstance(clause, Executable)
+        self._clause = clause
+        self._compiled: dict[str, tuple[str, list[str], dict[str, Any]]] = {}
+
+    def run(self, connection: Connection, *rows: Mapping[str, Any]) -> CursorResult[Any]:
+        """Execute with one row of parameters, or for each of several."""
+        text, names, fixed = self._for(connection)
+        values = [tuple(fixed[name] if name in fixed else row[name] for name in names) for row in rows]
+        return connection.exec_driver_sql(text, values[0] if len(values) == 1 else values)
+
+    def _for(self, connection: Connection) -> tuple[str, list[str], dict[str, Any]]:
+        dialect = connection.dialect
+        if dialect.name not in self._compiled:
+            compiled = self._clause.compile(dialect=dialect)
+            names = list(getattr(compiled, "positiontup", None) or ())
+            # What a dialect adds by itself has a value already: SQLite's OFFSET 0.
+            fixed = {name: value for name, value in compiled.params.items() if value is not None}
+            self._compiled[dialect.name] = (str(compiled), names, fixed)
+        return self._compiled[dialect.name]
+
+
+_r = run_states.c
+_columns = ("version", "message_count", "status", "handler", "session_id", "user_id", "created_at", "body")
+
+LOAD_RUN = Statement(select(_r.body, _r.deleted_until).where(_r.run_id == bindparam("run_id")))
+STANDING = Statement(
+    select(_r.version, _r.message_count, _r.deleted_until).where(_r.run_id == bindparam("run_id"))
+)
+CREATE_RUN = Statement(insert(run_states).values({name: bindparam(name) for name in ("run_id", *_columns)}))
+# `deleted_until IS NULL` is not asked: a tombstone stands at version 0, which no update expects.
+UPDATE_RUN = Statement(
+    update(run_states)
+    .where(_r.run_id == bindparam("id"), _r.version == bindparam("from_version"))
+    .where(_r.message_count == bindparam("from_count"))
+    .values({name: bindparam(name) for name in _columns})
+)
+DROP_RUN = Statement(delete(run_states).where(_r.run_id == bindparam("run_id")))
+ADD_MESSAGE = Statement(
+    insert(messages).values({name: bindparam(name) for name in ("run_id", "seq", "body")})
+)
+HISTORY = Statement(
+    select(messages.c.body)
+    .where(messages.c.run_id == bindparam("run_id"), messages.c.seq > bindparam("after"))
+    .order_by(messages.c.seq)
+    .limit(bindparam("count", type_=BigInteger()))
+)
+GET_DOCUMENT = {
+    name: Statement(select(table.c.tag, table.c.value).where(table.c.key == bindparam("key")))
+    for name, table in documents.items()
+}
+
+
+def prepare_schema(connection: Connection) -> None:
+    """Create the tables in an empty database. Call it in a transaction that excludes other writers."""
+    if not schema_is_ready(connection):
+        metadata.create_all(connection)
+        connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
+
+
+def schema_is_ready(connection: Connection) -> bool:
+    """Whether the tables are there. Raises `SchemaVersionError` for those of another version."""
+    if not inspect(connection).has_table(schema_version.name):
+        return False
+    found = connection.execute(select(schema_version.c.version)).scalar_one()
+    if found == SCHEMA_VERSION:
+        return True
+    advice = "upgrade thoughtgear" if found > SCHEMA_VERSION else "migrate it, or use a new database"
+    raise SchemaVersionError(
+        f"The database has schema version {found}, this thoughtgear works with {SCHEMA_VERSION}: {advice}."
+    )

@@ -1,0 +1,142 @@
+"""SQLite for the sql store: one connection, in one thread of its own."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from thoughtgear.adapters.sql_schema import prepare_schema, schema_is_ready
+from thoughtgear.adapters.threads import Threads
+from thoughtgear.errors import ConfigurationError, StoreError, StoreUnavailableError
+
+T = TypeVar("T")
+BUSY_SECONDS = 30.0
+
+_inherited: list[object] = []
+"""Connections that a forked process got from its parent: closing one there could harm the parent's."""
+
+
+class SqliteDatabase:
+    """Runs each transaction whole, in the one thread that owns the connection.
+
+    One hop per transaction: a hop per statement would cost several times the statement. Commits are
+    durable when they are acknowledged (`synchronous=FULL`; in WAL mode NORMAL may lose the last ones when
+    the power fails).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._threads = Threads("thoughtgear-sqlite", 1)
+        self._engine: Engine | None = None
+        self._connection: Connection | None = None
+        self._pid = 0
+
+    async def read(self, txn: Callable[[Connection], T]) -> T:
+        """Return what `txn` returns; it sees one state of the database."""
+        return await self._threads.run(lambda: self._transact(txn, "BEGIN"))
+
+    async def write(self, txn: Callable[[Connection], T]) -> T:
+        """Run `txn` and commit, or roll back when it raises."""
+        return await self._threads.run(lambda: self._transact(txn, "BEGIN IMMEDIATE"))
+
+    async def aclose(self) -> None:
+        """Close the connection and end the thread."""
+        if not self._threads.closed:
+            await self._threads.run(self._disconnect)
+            self._threads.close()
+
+    def _transact(self, txn: Callable[[Connection], T], begin: str) -> T:
+        try:
+            return _transact(self._connected(), txn, begin)
+        except IntegrityError as exc:
+            raise StoreError("The database refused a row that breaks its rules.") from exc
+        except SQLAlchemyError as exc:
+            self._disconnect()
+            raise _translated(exc) from exc
+
+    def _connected(self) -> Connection:
+        if self._connection is not None and self._pid != os.getpid():
+            _inherited.append((self._engine, self._connection))
+            self._connection = None
+        if self._connection is None:
+            self._connection = self._connect()
+            self._pid = os.getpid()
+        return self._connection
+
+    def _connect(self) -> Connection:
+        if not self.path.parent.is_dir():
+            raise ConfigurationError(f"The folder of the database {self.path} is not there: create it.")
+        # Transcripts are private; the WAL files take over the mode of the database.
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        self._engine = _engine(self.path)
+        connection = self._engine.connect()
+        try:
+            if not _transact(connection, schema_is_ready, "BEGIN"):
+                _transact(connection, prepare_schema, "BEGIN IMMEDIATE")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None and self._pid == os.getpid():
+            self._connection.close()
+        self._connection = None
+
+
+def _transact(connection: Connection, txn: Callable[[Connection], T], begin: str) -> T:
+    connection.info["begin"] = begin
+    with connection.begin():
+        return txn(connection)
+
+
+def _engine(path: Path) -> Engine:
+    engine = create_engine(
+        URL.create("sqlite", database=str(path)),
+        poolclass=NullPool,
+        hide_parameters=True,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+    )
+    event.listen(engine, "connect", _on_connect)
+    event.listen(engine, "begin", _on_begin)
+    return engine
+
+
+def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # the driver begins nothing by itself: _on_begin does
+    _use_wal(connection)
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _on_begin(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.info["begin"])
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to WAL. SQLite answers "locked" at once, without the busy timeout, when several connections
+    do so at the same moment."""
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+
+
+def _translated(exc: SQLAlchemyError) -> StoreError:
+    # SQLite's own messages name tables and files, never values.
+    reason = exc.orig if isinstance(exc, DatabaseError) else type(exc).__name__
+    if isinstance(exc, OperationalError):
+        return StoreUnavailableError(f"SQLite can't be used right now: {reason}.")
+    return StoreError(f"SQLite failed: {reason}.")

@@ -1,0 +1,61 @@
+"""The threads in which a store makes its blocking calls."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from thoughtgear.errors import StoreError
+
+T = TypeVar("T")
+
+
+class Threads:
+    """Up to `count` threads. They are started by the first call and anew in a forked process, belong to no
+    event loop, and do not keep the interpreter from exiting."""
+
+    def __init__(self, name: str, count: int) -> None:
+        self._name, self._count = name, count
+        self._pool: ThreadPoolExecutor | None = None
+        self._pid = 0
+        self.closed = False
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Return what `call` returns. A cancelled caller waits until the call is finished, or takes it
+        back before it begins: it never goes on behind the caller's back."""
+        future = self._submit(call)
+        waiter = asyncio.wrap_future(future)
+        try:
+            return await asyncio.shield(waiter)
+        except asyncio.CancelledError:
+            if not future.cancel():
+                await _finished(waiter)
+            raise
+
+    def _submit(self, call: Callable[[], T]) -> Future[T]:
+        if self.closed:
+            raise StoreError("This store is closed.")
+        if self._pool is None or self._pid != os.getpid():
+            self._pool = ThreadPoolExecutor(self._count, thread_name_prefix=self._name)
+            self._pid = os.getpid()
+        return self._pool.submit(call)
+
+    def close(self) -> None:
+        """Let the threads end after the calls that were handed in."""
+        self.closed = True
+        if self._pool is not None and self._pid == os.getpid():
+            self._pool.shutdown(wait=False)
+        self._pool = None
+
+
+async def _finished(waiter: asyncio.Future[T]) -> None:
+    while not waiter.done():
+        try:
+            await asyncio.wait([waiter])
+        except asyncio.CancelledError:
+            continue
+    if not waiter.cancelled():
+        waiter.exception()  # marks it as seen; the caller asked to be cancelled
