@@ -1,0 +1,61 @@
+"""Maps errors to Temporal's. What Temporal records of a failure is in the history for good: our own messages,
+which hold no prompt, reply or tool text, and of foreign exceptions the class name alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from temporalio.exceptions import ApplicationError
+
+from thoughtgear.errors import ThoughtgearError, ToolInputError
+
+MESSAGE = 500
+"""How many characters of a message are recorded."""
+
+LONGEST_RETRY = 60.0
+"""Seconds. A provider that asks for more gets a durable timer in the workflow instead."""
+
+log = logging.getLogger("thoughtgear")
+
+
+@contextmanager
+def recorded() -> Iterator[None]:
+    """Raise what happens inside as an `ApplicationError` without cause and context."""
+    try:
+        yield
+    except ApplicationError:
+        raise
+    except Exception as exc:
+        failure = to_failure(exc)
+    else:
+        return
+    raise failure
+
+
+def to_failure(exc: Exception) -> ApplicationError:
+    """Return the failure that Temporal may record; a foreign exception goes to the log in full."""
+    name = type(exc).__name__
+    if not isinstance(exc, ThoughtgearError) or isinstance(exc, ToolInputError):
+        log.error("The activity raised %s", name, exc_info=exc)
+        message = f"The worker raised {name}; its log has the details."
+        return ApplicationError(message, type=name, non_retryable=True)
+    return ApplicationError(
+        str(exc)[:MESSAGE],
+        type=name,
+        non_retryable=not exc.retryable,
+        next_retry_delay=_delay(exc) if exc.retryable else None,
+    )
+
+
+def retry_after(exc: ThoughtgearError) -> float | None:
+    """Return the seconds that the provider asks to wait, or None."""
+    value: float | None = getattr(exc, "retry_after", None)
+    return value
+
+
+def _delay(exc: ThoughtgearError) -> timedelta | None:
+    seconds = retry_after(exc)
+    return timedelta(seconds=max(seconds, 0.001)) if seconds is not None else None

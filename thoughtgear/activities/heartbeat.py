@@ -1,0 +1,41 @@
+"""Heartbeats from a background task, so that a cancel is seen whatever the model or a tool does."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from temporalio import activity
+
+INTERVAL = 1.0
+"""Seconds between two beats. The first comes after one interval: a short iteration sends none."""
+
+
+class Heartbeat:
+    """Beats while it is entered. The details are the last acknowledged version of the run."""
+
+    def __init__(self, version: int) -> None:
+        details = activity.info().heartbeat_details
+        known = details[0] if details and isinstance(details[0], int) else 0
+        self.version = max(version, known)
+        self._task: asyncio.Task[None] | None = None
+
+    def acknowledged(self, version: int) -> None:
+        """Note that the store acknowledged this version."""
+        self.version = max(self.version, version)
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._beat())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL)
+            activity.heartbeat(self.version)

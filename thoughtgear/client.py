@@ -1,0 +1,189 @@
+"""RunClient: runs from a plain Temporal client, with no store and no handler at hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.client import (
+    Client,
+    WorkflowExecutionDescription,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+)
+from temporalio.envconfig import ClientConfig
+from temporalio.exceptions import CancelledError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from thoughtgear.errors import RunNotFoundError, WaitTimeoutError
+from thoughtgear.models import TASK_QUEUE, WORKFLOW, RunInput, RunResult, sparse
+
+ClientSource = Client | Callable[[], Awaitable[Client]] | None
+"""A client, or what makes one on first use; None: from the environment (see `connect`)."""
+
+Handle = WorkflowHandle[Any, Any]
+
+QUERY = timedelta(seconds=5)
+
+_ENDED = {
+    WorkflowExecutionStatus.FAILED: "failed",
+    WorkflowExecutionStatus.TIMED_OUT: "failed",
+    WorkflowExecutionStatus.TERMINATED: "terminated",
+    WorkflowExecutionStatus.CANCELED: "cancelled",
+}
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """Where a run stands, as far as Temporal knows.
+
+    `status` is the run's, or `terminated`, or `unknown` as long as no worker answers. `iterations` counts the completed ones; `totals` holds
+    iterations, tool calls, tokens in, tokens out and seconds waited.
+    """
+
+    workflow_id: str
+    temporal_run_id: str
+    status: str
+    run_id: str | None = None
+    iterations: int = 0
+    reason: str = ""
+    totals: list[float] = field(default_factory=list)
+
+
+async def connect(source: ClientSource = None) -> Client:
+    """Return a client. None reads Temporal's profiles and environment variables (address, namespace, TLS, API
+    key) and defaults to localhost:7233; such a client connects with its first call."""
+    if isinstance(source, Client):
+        return source
+    if source is not None:
+        return await source()
+    settings: dict[str, Any] = {"target_host": "localhost:7233", **ClientConfig.load_client_connect_config()}
+    return await Client.connect(**settings, lazy=True)
+
+
+def workflow_id_for(run_id: str) -> str:
+    """Return the id of the workflow that drives a run which is in the store."""
+    return f"thoughtgear-{run_id}"
+
+
+async def pollers(client: Client, task_queue: str = TASK_QUEUE) -> int:
+    """Return how many workers asked this queue for workflow tasks in the last minutes."""
+    request = DescribeTaskQueueRequest(
+        namespace=client.namespace,
+        task_queue=TaskQueue(name=task_queue),
+        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    )
+    answer = await client.workflow_service.describe_task_queue(request)
+    return len({poller.identity for poller in answer.pollers})
+
+
+class RunClient:
+    """Starts runs by value and follows them. `run_id` may as well be a workflow id, and has to be for runs
+    that came by value; an unknown one raises `RunNotFoundError`."""
+
+    def __init__(self, client: Client, task_queue: str = TASK_QUEUE, handler: str = "default") -> None:
+        self._client = client
+        self._task_queue = task_queue
+        self._handler = handler
+
+    async def start(
+        self,
+        prompt: str,
+        handler: str | None = None,
+        *,
+        workflow_id: str | None = None,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> str:
+        """Start a run and return its workflow id. The prompt and the answer go through Temporal's history.
+        The same `workflow_id` again, while that run goes on, is the same run."""
+        name = workflow_id or f"thoughtgear-{uuid4().hex}"
+        given = RunInput(prompt, handler or self._handler, None, session_id, user_id, metadata)
+        try:
+            await self._client.start_workflow(WORKFLOW, sparse(given), id=name, task_queue=self._task_queue)
+        except WorkflowAlreadyStartedError:
+            return name
+        return name
+
+    async def get(self, run_id: str) -> RunProgress:
+        """Return where the run stands."""
+        handle, described = await self._find(run_id)
+        temporal_run_id = described.run_id or ""
+        if described.status in _ENDED:
+            return RunProgress(handle.id, temporal_run_id, _ENDED[described.status])
+        facts = await _progress(handle) or {"status": "unknown"}
+        return RunProgress(
+            handle.id,
+            temporal_run_id,
+            facts["status"],
+            facts.get("run_id"),
+            facts.get("iterations", 0),
+            facts.get("reason", ""),
+            facts.get("totals", []),
+        )
+
+    async def wait(self, run_id: str, timeout: float | None = None) -> RunResult:  # noqa: ASYNC109 - as asyncio's own functions have it
+        """Return the result once the workflow is over; a run that failed or was cancelled gives a result with
+        that status. Raises `WaitTimeoutError` after `timeout` seconds; the run goes on."""
+        handle, _ = await self._find(run_id)
+        try:
+            async with asyncio.timeout(timeout):
+                return RunResult(**await handle.result())
+        except TimeoutError:
+            raise WaitTimeoutError(f"Workflow {handle.id} goes on after {timeout:g} s.") from None
+        except WorkflowFailureError as exc:
+            status = "cancelled" if isinstance(exc.cause, CancelledError) else "failed"
+            facts = await _progress(handle) or {}
+            return RunResult(run_id=facts.get("run_id") or "", status=status)
+
+    async def send(self, run_id: str, text: str, *, request_id: str | None = None) -> None:
+        """Send a message to a run that goes on; it goes through Temporal's history. The same `request_id`
+        again is the same message."""
+        handle, _ = await self._find(run_id)
+        message = {"text": text, "request_id": request_id or uuid4().hex}
+        await _answered(handle.signal("send", message), run_id)
+
+    async def cancel(self, run_id: str) -> None:
+        """Cancel a run that goes on."""
+        handle, _ = await self._find(run_id)
+        await _answered(handle.cancel(), run_id)
+
+    async def _find(self, run_id: str) -> tuple[Handle, WorkflowExecutionDescription]:
+        """Look under the id itself, then under that of a run which a handler started."""
+        for name in (run_id, workflow_id_for(run_id)):
+            handle = self._client.get_workflow_handle(name)
+            try:
+                return handle, await handle.describe()
+            except RPCError as exc:
+                if exc.status != RPCStatusCode.NOT_FOUND:
+                    raise
+        raise RunNotFoundError(
+            f"Temporal has no workflow {run_id!r} or {workflow_id_for(run_id)!r} in this namespace."
+        )
+
+
+async def _answered(call: Awaitable[None], name: str) -> None:
+    try:
+        await call
+    except RPCError as exc:
+        if exc.status != RPCStatusCode.NOT_FOUND:
+            raise
+        raise RunNotFoundError(f"The workflow of {name!r} is over.") from None
+
+
+async def _progress(handle: Handle) -> dict[str, Any] | None:
+    """Ask the workflow; None when no worker answers."""
+    try:
+        facts: dict[str, Any] = await handle.query("progress", rpc_timeout=QUERY)
+    except RPCError:
+        return None
+    return facts

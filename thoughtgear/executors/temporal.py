@@ -1,0 +1,110 @@
+"""The executor that Temporal drives: a workflow per run, an activity per iteration."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.service import RPCError, RPCStatusCode
+
+from thoughtgear.client import ClientSource, connect, workflow_id_for
+from thoughtgear.errors import ConfigurationError, RunNotFoundError
+from thoughtgear.models import TASK_QUEUE, WORKFLOW, RunInput, sparse
+from thoughtgear.protocols import Reach
+
+if TYPE_CHECKING:
+    from thoughtgear.handler import PromptHandler
+
+RPC_SECONDS = 10.0
+
+
+class TemporalExecutor:
+    """Has the workers of a task queue drive the runs.
+
+    `client` is a Temporal client or an async function that makes one; without, Temporal's profiles and
+    environment variables say where the server is (default: localhost:7233). The workers need the same
+    handler (see `build_worker`) and reach the same store. One executor serves one handler.
+    """
+
+    name = "temporal"
+    needs: Reach = "host"
+    self_driving = True
+    waits = False
+
+    def __init__(self, client: ClientSource = None, task_queue: str = TASK_QUEUE) -> None:
+        self.task_queue = task_queue
+        self._source = client
+        self._client: Client | None = client if isinstance(client, Client) else None
+        self._handler: PromptHandler | None = None
+
+    def bind(self, handler: PromptHandler) -> None:
+        """Called by the handler that this executor is given to. Raises `ConfigurationError`."""
+        if self._handler is not None and self._handler is not handler:
+            raise ConfigurationError("A TemporalExecutor serves one handler; they can share the client.")
+        if handler.store.reach == "process":
+            raise ConfigurationError(
+                "TemporalExecutor needs a store that its workers can reach, and this one is in the memory of "
+                "one process; use db='sqlite:///thoughtgear.db' on one host, a database over several."
+            )
+        self._handler = handler
+
+    def workflow_id(self, run_id: str) -> str:
+        """Return the id of the workflow that drives a run which a handler started."""
+        return workflow_id_for(run_id)
+
+    async def schedule_next_iteration(self, run_id: str) -> None:
+        """Start the run's workflow, or wake the one that is there. Raises Temporal's `RPCError`."""
+        client, name = await self._connected(), await self._address(run_id)
+        handler = self._handler.name if self._handler is not None else "default"
+        await client.start_workflow(
+            WORKFLOW,
+            sparse(RunInput(run_id=run_id, handler=handler)),
+            id=name,
+            task_queue=self.task_queue,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            start_signal="wake",
+            static_summary=f"thoughtgear · {handler}",
+            static_details=f"Run `{run_id}` of the handler `{handler}`. The transcript is in its store.",
+            rpc_timeout=timedelta(seconds=RPC_SECONDS),
+        )
+
+    async def wait(self, run_id: str) -> None:
+        """Return when the run's workflow is over, however it ended, or when there is none."""
+        client, name = await self._connected(), await self._address(run_id)
+        try:
+            await client.get_workflow_handle(name).result()
+        except WorkflowFailureError:
+            return
+        except RPCError as exc:
+            if exc.status != RPCStatusCode.NOT_FOUND:
+                raise
+
+    async def cancel(self, run_id: str) -> bool:
+        """Ask the run's workflow to cancel. Returns False when there is none that goes on."""
+        client, name = await self._connected(), await self._address(run_id)
+        try:
+            await client.get_workflow_handle(name).cancel()
+        except RPCError as exc:
+            if exc.status != RPCStatusCode.NOT_FOUND:
+                raise
+            return False
+        return True
+
+    async def _connected(self) -> Client:
+        if self._client is None:
+            made = await connect(self._source)
+            self._client = self._client or made
+        return self._client
+
+    async def _address(self, run_id: str) -> str:
+        """A run that came by value has a workflow id of its own, which its state tells."""
+        if self._handler is None:
+            return workflow_id_for(run_id)
+        try:
+            driver = (await self._handler.get_run(run_id)).driver
+        except RunNotFoundError:
+            return workflow_id_for(run_id)
+        return driver.workflow_id or workflow_id_for(run_id)

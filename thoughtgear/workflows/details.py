@@ -1,0 +1,48 @@
+"""The Markdown that the Temporal UI shows as a run's current details."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from thoughtgear.models import Carried, Report
+
+ROWS = 20
+"""How many iterations the table shows."""
+
+
+def add_row(carried: Carried, report: Report) -> None:
+    """Note an iteration that ran: in the table of the last ones and in the totals."""
+    tokens = [*report.tokens, 0, 0][:2]
+    row = [report.iteration - 1, ", ".join(report.tools), *tokens, round(carried.waited, 1)]
+    carried.rows = [*carried.rows, row][-ROWS:]
+    sums = carried.totals or [0, 0, 0, 0, 0.0]
+    carried.totals = [
+        a + b for a, b in zip(sums, [1, len(report.tools), *tokens, carried.waited], strict=True)
+    ]
+    carried.waited = 0.0
+
+
+def render(carried: Carried, *, run_id: str | None, status: str, reason: str = "") -> str:
+    """Return the details: where the run stands, a table of its last iterations, the totals."""
+    head = f"**{status}**" + (f": {reason}" if reason else "")
+    facts = [f"run `{run_id}`"] if run_id else []
+    facts += [f"{key} `{carried.facts[key]}`" for key in ("model", "session") if carried.facts.get(key)]
+    lines = [head, " · ".join(facts)] if facts else [head]
+    return "\n\n".join([*lines, _table(carried)] if carried.rows else lines)
+
+
+def _table(carried: Carried) -> str:
+    count, tools, tokens_in, tokens_out, waited = carried.totals
+    return "\n".join(
+        [
+            "| iteration | tools | tokens in | tokens out | waited |",
+            "|---:|---|---:|---:|---:|",
+            *(_row(*row) for row in carried.rows),
+            _row(f"**{count:.0f} in all**", f"{tools:.0f} calls", tokens_in, tokens_out, waited),
+        ]
+    )
+
+
+def _row(iteration: Any, tools: str, tokens_in: float, tokens_out: float, waited: float) -> str:
+    pause = f"{waited:.1f} s" if waited else ""
+    return f"| {iteration} | {tools} | {tokens_in:,.0f} | {tokens_out:,.0f} | {pause} |"
