@@ -232,6 +232,12 @@ def test_clash():
         ToolBox([make("a.b"), make("a b")])
 
 
+def test_things_that_are_no_function():
+    """A name in the list of tools is a clear error."""
+    with pytest.raises(ConfigurationError, match="'forecast' is no tool"):
+        ToolBox(["forecast"])
+
+
 # Results
 
 
