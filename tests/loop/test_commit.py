@@ -155,7 +155,7 @@ async def test_done_needs_an_empty_inbox(store: FaultyStore) -> None:
 
 
 async def test_cancelled_commit_is_over_before_the_caller_goes_on(store: FaultyStore) -> None:
-    """A caller that is cancelled in the middle of a commit gets its cancellation after the write has landed."""
+    """A caller that is cancelled in the middle of a commit gets its cancellation after the write."""
     writer = writer_for(store, await new_run(store))
     entered, go_on = asyncio.Event(), asyncio.Event()
 
@@ -203,7 +203,7 @@ async def test_mail_to_a_run_that_ends_stays_in_its_transcript(store: FaultyStor
 
 
 async def test_store_that_went_back_is_refused(store: FaultyStore) -> None:
-    """A store that answers with a version older than the last acknowledged one raises StateRegressionError."""
+    """A store that stands behind the last acknowledged version raises StateRegressionError."""
     state = await new_run(store)
     writer = writer_for(store, state)
     await writer.claim()

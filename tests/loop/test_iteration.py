@@ -260,7 +260,7 @@ async def test_bad_calls_become_results(store: FaultyStore) -> None:
     calls = [call("absent"), call("double", number="x"), call("fails")]
     handler = PromptHandler(model=Model(calls, "done"), orm=store, tools=[double, fails])
     state = await handler.handle_prompt("go")
-    found = dict((i, (s, c)) for i, s, c in results(await handler.history(state.run_id)))
+    found = {i: (s, c) for i, s, c in results(await handler.history(state.run_id))}
     assert state.status == "done"
     assert {status for status, _ in found.values()} == {"error"}
     assert "absent" in found["1.0"][1]
