@@ -6,7 +6,7 @@ import enum
 import json
 from contextlib import suppress
 from datetime import date
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -17,9 +17,6 @@ from thoughtgear.adapters.memory import MemoryAdapter
 from thoughtgear.errors import ConfigurationError, InvalidInputError, ToolInputError
 from thoughtgear.memory import Memory
 from thoughtgear.tools import Tool, ToolContext, tool
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping as OnlyForTypeCheckers
 
 
 class Place(BaseModel):
@@ -171,62 +168,6 @@ def test_no_parameters():
 
     assert now.parameters == {"type": "object", "properties": {}, "additionalProperties": False}
     assert now.validate("") == now.validate("null") == now.validate({}) == {}
-
-
-# What can't be a tool
-
-
-def no_hint(a): ...
-def star(*rest: int): ...
-def keywords(**rest: int): ...
-def positional(a: int, /): ...
-def unresolvable(a: int, table: OnlyForTypeCheckers[str, int]): ...
-def opaque(a: int, thing: Opaque): ...
-def called(thing: Any = Field(default=1)): ...  # noqa: B008  (what is refused)
-def two(a: ToolContext, b: ToolContext): ...
-
-
-@pytest.mark.parametrize(
-    ("function", "parameter"),
-    [
-        (no_hint, "a"),
-        (star, "rest"),
-        (keywords, "rest"),
-        (positional, "a"),
-        (unresolvable, "table"),
-        (opaque, "thing"),
-        (called, "thing"),
-        (two, "b"),
-    ],
-)
-def test_unfit_functions(function, parameter):
-    """A function that can't be a tool is refused with its name and the parameter's."""
-    with pytest.raises(ConfigurationError, match=rf"{function.__name__}.*\b{parameter}\b"):
-        tool(function)
-
-
-def generator():
-    yield 1
-
-
-async def async_generator():
-    yield 1
-
-
-@pytest.mark.parametrize("function", [generator, async_generator])
-def test_generators(function):
-    """A generator function is refused: its value is no result."""
-    with pytest.raises(ConfigurationError, match="generator"):
-        tool(function)
-
-
-@pytest.mark.parametrize(
-    "options", [{"policy": "twice"}, {"timeout": 0}, {"timeout": float("inf")}, {"name": " "}]
-)
-def test_bad_settings(options):
-    """A setting that can't work is an error at construction."""
-    with pytest.raises(ConfigurationError):
-        tool(**options)(test_no_parameters)
 
 
 # The check of the arguments

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from thoughtgear.adapters.memory import MemoryAdapter
 from thoughtgear.errors import ConfigurationError
@@ -20,7 +20,7 @@ from thoughtgear.memory import Memory
 from thoughtgear.tools import Tool, ToolBox, ToolContext, cut, result_text, tool, wire_name
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Mapping as OnlyForTypeCheckers
 
 
 class Place(BaseModel):
@@ -34,6 +34,10 @@ class Place(BaseModel):
 class Point:
     x: int
     y: int
+
+
+class Opaque:
+    """Nothing that JSON could hold."""
 
 
 @pytest.fixture
@@ -113,6 +117,63 @@ def test_heartbeat_after_the_loop():
         return ToolContext(run_id="r1", call_id="1.0", memory=Memory(MemoryAdapter(), "run:r1"))
 
     asyncio.run(make()).heartbeat("late")
+
+
+# What can't be a tool
+
+
+def no_hint(a): ...
+def star(*rest: int): ...
+def keywords(**rest: int): ...
+def positional(a: int, /): ...
+def unresolvable(a: int, table: OnlyForTypeCheckers[str, int]): ...
+def opaque(a: int, thing: Opaque): ...
+def called(thing: Any = Field(default=1)): ...  # noqa: B008  (what is refused)
+def two(a: ToolContext, b: ToolContext): ...
+
+
+@pytest.mark.parametrize(
+    ("function", "parameter"),
+    [
+        (no_hint, "a"),
+        (star, "rest"),
+        (keywords, "rest"),
+        (positional, "a"),
+        (unresolvable, "table"),
+        (opaque, "thing"),
+        (called, "thing"),
+        (two, "b"),
+    ],
+)
+def test_unfit_functions(function, parameter):
+    """A function that can't be a tool is refused with its name and the parameter's."""
+    with pytest.raises(ConfigurationError, match=rf"{function.__name__}.*\b{parameter}\b"):
+        tool(function)
+
+
+def generator():
+    yield 1
+
+
+async def async_generator():
+    yield 1
+
+
+@pytest.mark.parametrize("function", [generator, async_generator])
+def test_generators(function):
+    """A generator function is refused: its value is no result."""
+    with pytest.raises(ConfigurationError, match="generator"):
+        tool(function)
+
+
+@pytest.mark.parametrize(
+    "options", [{"policy": "twice"}, {"timeout": 0}, {"timeout": float("inf")}, {"name": " "}]
+)
+def test_bad_settings(options):
+    """A setting that can't work is an error at construction."""
+    (name,) = options
+    with pytest.raises(ConfigurationError, match=name):
+        tool(**options)(lambda: None)
 
 
 # Running
