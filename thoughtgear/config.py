@@ -22,12 +22,12 @@ from temporalio.client import Client
 from temporalio.envconfig import ClientConfigProfile
 
 from thoughtgear.errors import ConfigurationError, ThoughtgearError
+from thoughtgear.models import TASK_QUEUE
 
 if TYPE_CHECKING:
     from thoughtgear.handler import PromptHandler
 
 DEFAULT_ADDRESS = "localhost:7233"
-DEFAULT_TASK_QUEUE = "thoughtgear"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 CONNECT_SECONDS = 10.0
 _TRUTH = {
@@ -48,7 +48,7 @@ class Settings:
 
     db: str | None = field(default=None, repr=False)  # may hold a password
     model: str | None = None
-    task_queue: str = DEFAULT_TASK_QUEUE
+    task_queue: str = TASK_QUEUE
     log_json: bool = False
     log_level: str = "INFO"
 
