@@ -45,7 +45,8 @@ _ENDED = {
 class RunProgress:
     """Where a run stands, as far as Temporal knows.
 
-    `status` is the run's, or `terminated`, or `unknown` as long as no worker answers. `iterations` counts the completed ones; `totals` holds
+    `status` is the run's, or `terminated`, or `unknown` as long as no worker answers. `iterations`
+    counts the completed ones; `totals` holds
     iterations, tool calls, tokens in, tokens out and seconds waited.
     """
 

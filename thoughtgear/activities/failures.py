@@ -32,7 +32,7 @@ def recorded() -> Iterator[None]:
         failure = to_failure(exc)
     else:
         return
-    raise failure
+    raise failure from None  # inside of a `with`, the context would be recorded, too
 
 
 def to_failure(exc: Exception) -> ApplicationError:
