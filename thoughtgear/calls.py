@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -131,6 +132,8 @@ class Calls:
         try:
             async with scope:
                 value = await run(function)
+                if inspect.isawaitable(value):  # a plain function that returned a coroutine
+                    value = await value
             return ToolResult(call_id=call.id, name=call.name, content=result_text(value))
         except asyncio.CancelledError as exc:
             if _being_cancelled():
@@ -179,7 +182,10 @@ def _being_cancelled() -> bool:
 
 
 def _describe(exc: BaseException) -> str:
-    return f"{type(exc).__name__}: {exc}"
+    try:
+        return f"{type(exc).__name__}: {exc}"
+    except Exception:
+        return type(exc).__name__
 
 
 def _error(call: ToolCall, text: str) -> ToolResult:

@@ -403,7 +403,7 @@ async def test_message_to_a_running_run(store: FaultyStore) -> None:
 
 
 async def test_message_to_a_finished_run_is_a_new_run_of_its_session(store: FaultyStore) -> None:
-    """A follow-up to a run that is over becomes a run of the same session, the same one however often sent."""
+    """A follow-up to a finished run becomes one run of its session, however often it is sent."""
     model = Model("one", "two")
     handler = PromptHandler(model=model, orm=store)
     first = await handler.handle_prompt("a", session_id="s")
