@@ -1,0 +1,23 @@
+# Tasks for development; `just` lists them. Each works without `just`, too.
+
+dev := "uv run --group dev"
+
+_default:
+    @just --list
+
+# Everything that has to pass: lint, types, imports, tests
+check:
+    bash .ci/run
+
+# The test suite, or a part of it: just test tests/loop -k claim
+test *arguments:
+    {{dev}} pytest {{arguments}}
+
+# The tests that take minutes
+long:
+    {{dev}} pytest -m long
+
+# Put the code into its usual form
+format:
+    {{dev}} ruff check --fix
+    {{dev}} ruff format
