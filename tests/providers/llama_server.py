@@ -16,7 +16,9 @@ def main() -> None:
     params.model.path = str(Path(spec.submodule_search_locations[0]) / WEIGHTS)
     params.use_jinja, params.offline, params.warmup = True, True, False
     params.hostnames, params.port = ["127.0.0.1"], 0
-    params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 4096, 2, 2
+    # One thread: several wait for each other in busy loops, which takes minutes on a machine that is in use.
+    params.n_ctx, params.n_parallel = 4096, 2
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)
     signal.pause()

@@ -49,6 +49,13 @@ async def test_a_repeated_prompt_is_read_from_the_prompt_cache(provider, ask):
     assert 0 < reply.usage.cached_tokens < reply.usage.input_tokens
 
 
+async def test_replies_in_a_row_all_arrive(provider, ask):
+    """A server that closes its connections a moment after the reply costs no request."""
+    for number in range(20):
+        request = ModelRequest("", [user(f"{number % 3}")], options={"max_tokens": 1})
+        assert (await ask(provider, request))[0].stop_reason == "length"
+
+
 async def test_tools_and_their_results_are_accepted(provider, ask):
     """A conversation with parallel calls, results out of order and malformed arguments gets an answer."""
     calls = [
@@ -72,7 +79,9 @@ async def test_a_structured_answer_is_an_option(provider, ask):
     """An option reaches the server as it is: the answer keeps to the given JSON Schema."""
     schema = {"type": "object", "properties": {"n": {"enum": [7]}}, "required": ["n"]}
     form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": True}}
-    request = ModelRequest("", [user("Say seven.")], options={**SHORT, "max_tokens": 60, "response_format": form})
+    request = ModelRequest(
+        "", [user("Say seven.")], options={**SHORT, "max_tokens": 60, "response_format": form}
+    )
     reply, _ = await ask(provider, request)
     assert reply.text.replace(" ", "").replace("\n", "") == '{"n":7}'
 
@@ -100,7 +109,7 @@ async def test_a_prompt_over_the_context_is_rejected(provider, ask):
 async def test_a_wrong_path_is_rejected(llama_url, ask):
     """A base_url that leads nowhere is final and says what to check."""
     provider = OpenAIProvider("smollm2", base_url=llama_url.replace("/v1", "/v9"))
-    with pytest.raises(ModelRejectedError, match="HTTP 404.*check the model's name and base_url"):
+    with pytest.raises(ModelRejectedError, match=r"HTTP 404.*check the model's name and base_url"):
         await ask(provider, "hi")
     await provider.aclose()
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ from thoughtgear.providers.sse import Event, EventReader
 
 OPENAI_URL = "https://api.openai.com/v1"
 ERROR_BYTES = 64 * 1024
+DONE = "[DONE]"
 DRAIN_SECONDS = 0.25
 
 
@@ -41,10 +43,12 @@ class OpenAIProvider:
         connect_timeout: float = 10.0,
         read_timeout: float = 120.0,
         max_reply_bytes: int = 32 * 1024 * 1024,
+        keep_alive: bool | None = None,
     ) -> None:
         """`name` is the model's. `api_key` and `base_url` default to `OPENAI_API_KEY` and `OPENAI_BASE_URL`;
         an empty `api_key` sends none. `headers` go with each request. Times are in seconds, `read_timeout`
-        between two pieces of an answer. Raises `ConfigurationError`."""
+        between two pieces of an answer. `keep_alive` uses a connection for several requests (None: over
+        https only). Raises `ConfigurationError`."""
         if not name:
             raise ConfigurationError('No model name; use for example "openai:gpt-4o-mini".')
         self.model = name
@@ -54,112 +58,118 @@ class OpenAIProvider:
         _check_headers(self._headers)
         self._timeout = httpx.Timeout(read_timeout, connect=connect_timeout)
         self._max_reply_bytes = max_reply_bytes
+        # Small servers promise to keep a connection and close it a moment after the reply (llama.cpp does):
+        # a request that is sent meanwhile is lost. Without TLS a new connection costs next to nothing.
+        self._keep_alive = self._base_url.scheme == "https" if keep_alive is None else keep_alive
         self._clients = ClientPerLoop(self._open_client)
 
     def __repr__(self) -> str:
         return f"OpenAIProvider(name={self.model!r}, host={self._base_url.host!r})"
 
-    @property
-    def _where(self) -> str:
-        return f"openai at {self._base_url.host}"
-
     def _open_client(self) -> httpx.AsyncClient:
         # How many requests run at once is the worker's decision: the pool must not be a second queue.
-        pool = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        pool = httpx.Limits(max_connections=None, max_keepalive_connections=20 if self._keep_alive else 0)
         return httpx.AsyncClient(headers=self._headers, timeout=self._timeout, limits=pool)
 
     async def reply(self, request: ModelRequest, on_text: OnText) -> ModelReply:
         """Ask once. Raises `ModelUnavailableError` or `ModelRejectedError`; see `ModelProvider`."""
         body = encode_request(self.model, request)
+        url = f"{str(self._base_url).rstrip('/')}/chat/completions"
+        where = f"openai at {self._base_url.host}"
         builder = ReplyBuilder()
         try:
-            async with self._clients.get().stream(
-                "POST", f"{str(self._base_url).rstrip('/')}/chat/completions", content=body
-            ) as response:
-                await self._receive(response, builder, on_text)
+            async with self._clients.get().stream("POST", url, content=body) as response:
+                await _Answer(where, response, builder, on_text, self._max_reply_bytes).receive()
         except httpx.HTTPError as exc:
             if not builder.finished:
-                raise network_error(self._where, exc) from exc
+                raise network_error(where, exc) from exc
         return builder.build(request_id(response.headers))
-
-    async def _receive(self, response: httpx.Response, builder: ReplyBuilder, on_text: OnText) -> None:
-        if not response.is_success:
-            failure = Failure.parse(await _error_body(response)) or Failure()
-            raise http_error(self._where, response.status_code, response.headers, failure)
-        if "json" in response.headers.get("content-type", ""):
-            await self._receive_whole(response, builder, on_text)
-        else:
-            await self._receive_stream(response, builder, on_text)
-        if not builder.started and "event-stream" not in response.headers.get("content-type", ""):
-            raise self._no_completion(response)
-        if not builder.finished:
-            raise self._cut_short(response)
-
-    async def _receive_stream(self, response: httpx.Response, builder: ReplyBuilder, on_text: OnText) -> None:
-        reader, chunks = EventReader(), self._chunks(response)
-        async with contextlib.aclosing(chunks):
-            async for chunk in chunks:
-                for event in reader.feed(chunk):
-                    if event.data == "[DONE]":
-                        await _drain(chunks)
-                        return
-                    await self._take(event, response, builder, on_text)
-        for event in reader.finish():
-            await self._take(event, response, builder, on_text)
-
-    async def _take(
-        self, event: Event, response: httpx.Response, builder: ReplyBuilder, on_text: OnText
-    ) -> None:
-        try:
-            chunk = json.loads(event.data)
-        except (ValueError, RecursionError):
-            # Half an event after the end is no loss; before it, the connection was cut.
-            if builder.finished or event.data == "[DONE]":
-                return
-            raise self._cut_short(response) from None
-        failure = Failure.parse(chunk)
-        if failure is not None or event.name == "error":
-            raise stream_error(self._where, response.headers, failure or Failure())
-        if isinstance(chunk, dict):
-            piece = builder.add(chunk)
-            if piece:
-                await on_text(piece)
-
-    async def _receive_whole(self, response: httpx.Response, builder: ReplyBuilder, on_text: OnText) -> None:
-        """Take the answer of a server that doesn't stream."""
-        data = b"".join([chunk async for chunk in self._chunks(response)])
-        await self._take(Event("", data.decode("utf-8", "replace")), response, builder, on_text)
-        if builder.started:
-            builder.stop_reason = builder.stop_reason or "stop"
-
-    async def _chunks(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
-        """Yield the body. Raises `ModelRejectedError` when it grows over the limit."""
-        size = 0
-        async for chunk in response.aiter_bytes():
-            size += len(chunk)
-            if size > self._max_reply_bytes:
-                raise ModelRejectedError(
-                    f"{self._where}: the reply is over {self._max_reply_bytes} bytes; limit it with the"
-                    " option max_completion_tokens",
-                    request_id=request_id(response.headers),
-                )
-            yield chunk
-
-    def _cut_short(self, response: httpx.Response) -> ModelUnavailableError:
-        return ModelUnavailableError(
-            f"{self._where}: the reply was cut short", request_id=request_id(response.headers)
-        )
-
-    def _no_completion(self, response: httpx.Response) -> ModelRejectedError:
-        return ModelRejectedError(
-            f"{self._where}: the answer is no chat completion; check base_url",
-            status=response.status_code,
-            request_id=request_id(response.headers),
-        )
 
     async def aclose(self) -> None:
         """Close the connections. The provider may be used again."""
         await self._clients.aclose()
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """One answer on its way from the server into a builder."""
+
+    where: str
+    response: httpx.Response
+    builder: ReplyBuilder
+    on_text: OnText
+    max_bytes: int
+
+    async def receive(self) -> None:
+        """Read to the end. Raises a `ModelError` unless the reply is whole."""
+        if not self.response.is_success:
+            failure = Failure.parse(await _error_body(self.response)) or Failure()
+            raise http_error(self.where, self.response.status_code, self.response.headers, failure)
+        kind = self.response.headers.get("content-type", "")
+        await (self._whole() if "json" in kind else self._stream())
+        if not self.builder.started and "event-stream" not in kind:
+            raise self._no_completion()
+        if not self.builder.finished:
+            raise self._cut_short()
+
+    async def _stream(self) -> None:
+        reader, chunks = EventReader(), self._chunks()
+        async with contextlib.aclosing(chunks):
+            async for chunk in chunks:
+                for event in reader.feed(chunk):
+                    if event.data == DONE:
+                        await _drain(chunks)
+                        return
+                    await self._take(event)
+        for event in reader.finish():
+            await self._take(event)
+
+    async def _whole(self) -> None:
+        """Take the answer of a server that doesn't stream."""
+        data = b"".join([chunk async for chunk in self._chunks()])
+        await self._take(Event("", data.decode("utf-8", "replace")))
+        if self.builder.started:
+            self.builder.stop_reason = self.builder.stop_reason or "stop"
+
+    async def _take(self, event: Event) -> None:
+        try:
+            chunk = json.loads(event.data)
+        except (ValueError, RecursionError):
+            # Half an event after the end is no loss; before it, the connection was cut.
+            if self.builder.finished or event.data == DONE:
+                return
+            raise self._cut_short() from None
+        failure = Failure.parse(chunk)
+        if failure is not None or event.name == "error":
+            raise stream_error(self.where, self.response.headers, failure or Failure())
+        if isinstance(chunk, dict):
+            piece = self.builder.add(chunk)
+            if piece:
+                await self.on_text(piece)
+
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body. Raises `ModelRejectedError` when it grows over the limit."""
+        size = 0
+        async for chunk in self.response.aiter_bytes():
+            size += len(chunk)
+            if size > self.max_bytes:
+                raise ModelRejectedError(
+                    f"{self.where}: the reply is over {self.max_bytes} bytes; limit it with the"
+                    " option max_completion_tokens",
+                    request_id=request_id(self.response.headers),
+                )
+            yield chunk
+
+    def _cut_short(self) -> ModelUnavailableError:
+        number = request_id(self.response.headers)
+        return ModelUnavailableError(f"{self.where}: the reply was cut short", request_id=number)
+
+    def _no_completion(self) -> ModelRejectedError:
+        return ModelRejectedError(
+            f"{self.where}: the answer is no chat completion; check base_url",
+            status=self.response.status_code,
+            request_id=request_id(self.response.headers),
+        )
 
 
 async def _error_body(response: httpx.Response) -> Any:
