@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import ssl
 from collections.abc import Callable
 
 import httpx
+
+
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    """The TLS settings of all clients: to load the certificates once saves each client the time again."""
+    return httpx.create_ssl_context()
 
 
 class ClientPerLoop:

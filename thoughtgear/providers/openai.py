@@ -15,7 +15,7 @@ import httpx
 from thoughtgear.errors import ConfigurationError, ModelRejectedError, ModelUnavailableError
 from thoughtgear.protocols import ModelReply, ModelRequest, OnText
 from thoughtgear.providers.failures import Failure, http_error, network_error, request_id, stream_error
-from thoughtgear.providers.loops import ClientPerLoop
+from thoughtgear.providers.loops import ClientPerLoop, tls_context
 from thoughtgear.providers.openai_reply import ReplyBuilder
 from thoughtgear.providers.openai_request import encode_request
 from thoughtgear.providers.sse import Event, EventReader
@@ -69,7 +69,9 @@ class OpenAIProvider:
     def _open_client(self) -> httpx.AsyncClient:
         # How many requests run at once is the worker's decision: the pool must not be a second queue.
         pool = httpx.Limits(max_connections=None, max_keepalive_connections=20 if self._keep_alive else 0)
-        return httpx.AsyncClient(headers=self._headers, timeout=self._timeout, limits=pool)
+        return httpx.AsyncClient(
+            headers=self._headers, timeout=self._timeout, limits=pool, verify=tls_context()
+        )
 
     async def reply(self, request: ModelRequest, on_text: OnText) -> ModelReply:
         """Ask once. Raises `ModelUnavailableError` or `ModelRejectedError`; see `ModelProvider`."""
