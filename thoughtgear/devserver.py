@@ -160,7 +160,7 @@ class DevServer:
         finally:
             if lock is not None:
                 os.close(lock)  # from here on the server alone holds it, until it ends
-        self._watchdog = _watch(self._process.pid)
+        self._watchdog = end_with_parent(self._process.pid)
 
     def _arguments(self) -> list[str]:
         arguments = ["server", "start-dev", "--ip", HOST, "--port", str(self.port), *DISPATCH]
@@ -268,7 +268,7 @@ def _lock(db: Path) -> int | None:
     return lock
 
 
-def _watch(pid: int) -> subprocess.Popen[bytes] | None:
+def end_with_parent(pid: int) -> subprocess.Popen[bytes] | None:
     """Stop `pid` when this process is gone."""
     if sys.platform == "win32":
         return None
