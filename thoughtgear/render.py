@@ -124,7 +124,7 @@ class RunView:
     def message(self, message: Message, said: str = "") -> None:
         """Show a message that is saved; `said` is what of its text is on the screen already."""
         if message.role == "user":
-            self.note(Text.assemble(("› ", "bold"), clean(message.text)))
+            self.note(Text.assemble(("> ", "bold"), clean(message.text)))
         elif message.role == "assistant":
             self._reply(message, said)
         elif message.tool_result is not None:

@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 
 from thoughtgear import registry
 from thoughtgear.demo import script
-from thoughtgear.demo.folder import Folder, read_text
+from thoughtgear.demo.folder import Folder, FoundFile, read_text
 from thoughtgear.demo.ledger import CountedModel, Ledger
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.handler import PromptHandler
-from thoughtgear.protocols import ModelProvider
+from thoughtgear.loop import Limits
+from thoughtgear.protocols import Executor, ModelProvider
 from thoughtgear.providers.scripted import ScriptedProvider
 from thoughtgear.tools import Tool, ToolContext, tool
 
@@ -88,7 +89,7 @@ def handler() -> PromptHandler:
     return make_handler(Stage.from_environment())
 
 
-def make_handler(stage: Stage) -> PromptHandler:
+def make_handler(stage: Stage, executor: Executor | None = None) -> PromptHandler:
     """Return the agent, with its transcript in a SQLite file of the work folder."""
     inner: ModelProvider = (
         registry.open_model(stage.model)
@@ -101,6 +102,8 @@ def make_handler(stage: Stage) -> PromptHandler:
         tools=DemoTools(stage).all(),
         model=CountedModel(inner, stage.replies),
         db={"type": "sqlite", "path": str(stage.work / "demo.db")},
+        executor=executor,
+        limits=Limits(iterations=30, tokens=300_000),
     )
 
 
@@ -123,7 +126,7 @@ class DemoTools:
             self.most_common_words,
             self.write_report,
         )
-        return [*map(tool, plain), tool(policy="at_most_once")(self.notify)]
+        return [*(tool(each) for each in plain), tool(policy="at_most_once")(self.notify)]
 
     def list_files(self, ctx: ToolContext) -> dict[str, Any]:
         """List the folder: how many files, how many bytes, and the names of the first ones."""
@@ -133,7 +136,7 @@ class DemoTools:
             "files": len(files),
             "bytes": sum(file.size for file in files),
             "names": [file.name for file in files[:SHOWN_NAMES]],
-            "python": [file.name for file in files if file.name.endswith(".py")][:SHOWN_NAMES],
+            "python": [file.name for file in self._ranked() if file.name.endswith(".py")][:SHOWN_NAMES],
             "complete": not self._folder.cut,
         }
         return self._end(ctx, listed)
@@ -141,8 +144,8 @@ class DemoTools:
     def largest_files(self, ctx: ToolContext, limit: int = 5) -> list[dict[str, Any]]:
         """Name the largest files, with their bytes."""
         self._begin(ctx, "largest_files")
-        ranked = sorted(self._folder.files, key=lambda file: (-file.size, file.name))
-        largest = [{"name": file.name, "bytes": file.size} for file in ranked[: max(0, min(limit, 20))]]
+        most = max(0, min(limit, 20))
+        largest = [{"name": file.name, "bytes": file.size} for file in self._ranked()[:most]]
         return self._end(ctx, largest)
 
     def count_words(self, ctx: ToolContext, name: str) -> dict[str, Any]:
@@ -197,6 +200,10 @@ class DemoTools:
             outbox.write(" ".join(message.split()) + "\n")
         self._hold(ctx)
         return self._end(ctx, "The team has the message.")
+
+    def _ranked(self) -> list[FoundFile]:
+        """The files, largest first."""
+        return sorted(self._folder.files, key=lambda file: (-file.size, file.name))
 
     def _begin(self, ctx: ToolContext, name: str) -> None:
         self._ledger.note(event="start", call=ctx.call_id, tool=name, key=ctx.idempotency_key)

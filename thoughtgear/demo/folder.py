@@ -12,9 +12,8 @@ MOST_FILES = 2_000
 READ_BYTES = 200_000
 """How much of one file is read."""
 
-SKIPPED = frozenset(
-    "node_modules __pycache__ venv site-packages build dist target".split()  # what others made or installed
-)
+SKIPPED = frozenset(("node_modules", "__pycache__", "venv", "site-packages", "build", "dist", "target"))
+"""Folders of what others made, or a build."""
 
 
 @dataclass(frozen=True)

@@ -116,11 +116,12 @@ def _counted(each: dict[str, Any]) -> str:
 def _python(each: dict[str, Any]) -> str:
     if not each.get("valid", True):
         return f"`{each['name']}`: not valid Python"
-    return f"`{each['name']}`: {_many(each['functions'], 'function')}, {each['classes']} classes"
+    return f"`{each['name']}`: {_many(each['functions'], 'function')}, {_many(each['classes'], 'class')}"
 
 
 def _many(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def _size(size: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from temporalio.client import Client, WorkflowFailureError
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -56,7 +56,7 @@ class TemporalExecutor:
 
     async def schedule_next_iteration(self, run_id: str) -> None:
         """Start the run's workflow, or wake the one that is there. Raises Temporal's `RPCError`."""
-        client, name = await self._connected(), await self._address(run_id)
+        client, name = await self.client(), await self._address(run_id)
         handler = self._handler.name if self._handler is not None else "default"
         await client.start_workflow(
             WORKFLOW,
@@ -73,7 +73,7 @@ class TemporalExecutor:
 
     async def wait(self, run_id: str) -> None:
         """Return when the run's workflow is over, however it ended, or when there is none."""
-        client, name = await self._connected(), await self._address(run_id)
+        client, name = await self.client(), await self._address(run_id)
         try:
             await client.get_workflow_handle(name).result()
         except WorkflowFailureError:
@@ -84,7 +84,7 @@ class TemporalExecutor:
 
     async def cancel(self, run_id: str) -> bool:
         """Ask the run's workflow to cancel. Returns False when there is none that goes on."""
-        client, name = await self._connected(), await self._address(run_id)
+        client, name = await self.client(), await self._address(run_id)
         try:
             await client.get_workflow_handle(name).cancel()
         except RPCError as exc:
@@ -93,7 +93,8 @@ class TemporalExecutor:
             return False
         return True
 
-    async def _connected(self) -> Client:
+    async def client(self) -> Client:
+        """Return the client, connected on first use."""
         if self._client is None:
             made = await connect(self._source)
             self._client = self._client or made

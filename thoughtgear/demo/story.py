@@ -1,0 +1,248 @@
+"""The demonstration from its beginning to its end: `thoughtgear demo`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+from temporalio.client import Client
+
+from thoughtgear.client import workflow_id_for
+from thoughtgear.demo.agent import PROMPT, Stage, make_handler
+from thoughtgear.demo.folder import Folder
+from thoughtgear.demo.report import Facts, Kill, closing_table, gather
+from thoughtgear.dev import own_folder
+from thoughtgear.devserver import DevServer
+from thoughtgear.errors import ConfigurationError
+from thoughtgear.executors.temporal import TemporalExecutor
+from thoughtgear.follow import Follower
+from thoughtgear.handler import PromptHandler
+from thoughtgear.models import Message, RunState
+from thoughtgear.render import call_line, clean, count, one_line, print_json, result_line
+from thoughtgear.ui import workflow_link
+from thoughtgear.worker_process import WorkerProcess
+
+TARGET = "thoughtgear.demo.agent:handler"
+QUEUE = "thoughtgear-demo"
+VICTIM = "notify"
+HOLD_SECONDS = 30.0
+"""How long the tools of the first worker stay in their middle, unless it is killed there."""
+
+SETTLE_SECONDS = 5.0
+"""How long the siblings of the victim may take to finish or to reach their middle."""
+
+LOOK_SECONDS = 0.02
+DEFAULT_MODEL = "openai:gpt-4o-mini"
+
+
+class Narrator:
+    """Tells the story: each step a line, with the seconds since the beginning."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._began = time.monotonic()
+        self._asked_at: dict[str, datetime] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._began
+
+    def note(self, text: str | Text, style: str = "") -> None:
+        """Tell a step."""
+        stamp = (f"{self.seconds:5.1f} s  ", "dim")
+        line = Text.assemble(stamp, (text, style) if isinstance(text, str) else text)
+        self.console.print(line, soft_wrap=True)
+
+    def message(self, message: Message, said: str = "") -> None:
+        """Tell what a saved message says."""
+        width = self.console.width - 9
+        if message.tool_result is not None:
+            began = self._asked_at.get(message.tool_result.call_id, message.created_at)
+            seconds = (message.created_at - began).total_seconds()
+            self.note(result_line(message.tool_result, seconds, width))
+            return
+        if message.role == "assistant" and message.text:
+            self.note(one_line(message.text, 400), "bold")
+        for call in message.tool_calls:
+            self._asked_at[call.id] = message.created_at
+            self.note(call_line(call, width))
+
+    def text(self, piece: str) -> None:
+        """Replies are told when they are saved."""
+
+    def end_line(self) -> None:
+        """There is never an open line."""
+
+
+class Story:
+    """The run and its two workers."""
+
+    def __init__(self, stage: Stage, server: DevServer, client: Client, narrator: Narrator) -> None:
+        self._stage, self._server, self._client = stage, server, client
+        self._tell = narrator.note
+        self._narrator = narrator
+        self._workers: list[WorkerProcess] = []
+        self._handler: PromptHandler = make_handler(stage, TemporalExecutor(client, QUEUE))
+
+    async def play(self) -> Facts:
+        """Run, kill, recover; return what was seen."""
+        try:
+            return await self._play()
+        finally:
+            for worker in self._workers:
+                worker.kill()
+            await self._handler.aclose()
+
+    async def _play(self) -> Facts:
+        await self._start_worker(hold=HOLD_SECONDS)
+        run = await self._handler.handle_prompt(PROMPT)
+        link = workflow_link(self._server.ui_url or "", self._client.namespace, workflow_id_for(run.run_id))
+        self._tell(f"Run {run.run_id}: in the store, and scheduled.")
+        self._tell(link, "dim")
+        follower = Follower(self._handler.store, run.run_id, self._narrator, after=0)
+        following = asyncio.create_task(follower.until_over())
+        killing = asyncio.create_task(self._kill_in_the_middle(run.run_id))
+        try:
+            state = await following
+            kill = await killing
+        finally:
+            following.cancel()
+            killing.cancel()
+        return await gather(
+            self._stage,
+            state,
+            self._handler.store,
+            self._client,
+            kill,
+            link=link,
+            model=self._handler.model.model,
+            seconds=round(self._narrator.seconds, 1),
+        )
+
+    async def _start_worker(self, hold: float) -> None:
+        number = len(self._workers) + 1
+        stage = Stage(self._stage.folder, self._stage.work, hold, self._stage.model)
+        worker = WorkerProcess(
+            TARGET,
+            address=self._server.address,
+            log=self._stage.work / f"worker-{number}.log",
+            folder=self._stage.work,
+            task_queue=QUEUE,
+            environment=stage.environment(),
+        )
+        self._workers.append(worker)
+        worker.start()
+        if not await worker.until_ready(self._client):
+            raise ConfigurationError(f"Worker {number} did not start: {worker.last_words()}")
+        self._tell(f"Worker {number} (pid {worker.pid}) is ready.")
+
+    async def _kill_in_the_middle(self, run_id: str) -> Kill | None:
+        """Kill the first worker once the victim has had its effect, and start the second. None when the run
+        ends without the victim: a real model may never call it."""
+        if not await self._victim_hit(run_id):
+            return None
+        worker = self._workers[0]
+        worker.kill()
+        at = time.time()
+        state = await self._handler.get_run(run_id)
+        self._tell(f"SIGKILL to worker 1 (pid {worker.pid}), in the middle of {VICTIM}.", "bold red")
+        self._tell("The message is in the outbox; that the call ended was never saved.")
+        saved = frozenset(row.call.id for row in state.ledger if row.status in ("done", "failed"))
+        await self._start_worker(hold=0.0)
+        self._tell("Temporal misses worker 1 after 10 s without a heartbeat, then tries again.")
+        while (now := await self._handler.get_run(run_id)).version == state.version:
+            await asyncio.sleep(LOOK_SECONDS)
+        recovered = now.updated_at.timestamp()
+        self._tell(f"Worker 2 has the run, {recovered - at:.1f} s after the kill.", "bold green")
+        return Kill(at, state.version, saved, recovered)
+
+    async def _victim_hit(self, run_id: str) -> bool:
+        """Wait until the victim is in its middle and its siblings are finished or in theirs."""
+        hit_at: float | None = None
+        while True:
+            state = await self._handler.get_run(run_id)
+            events = self._stage.tools.read()
+            middles = {event["call"] for event in events if event["event"] == "middle"}
+            victims = {event["call"] for event in events if event.get("tool") == VICTIM}
+            if state.over:
+                return False
+            if middles & victims:
+                hit_at = hit_at or time.monotonic()
+                if _settled(state, middles) or time.monotonic() > hit_at + SETTLE_SECONDS:
+                    return True
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def _settled(state: RunState, middles: set[str]) -> bool:
+    return all(row.status in ("done", "failed") or row.call.id in middles for row in state.ledger)
+
+
+async def tell(path: Path, console: Console, *, keep: bool, scripted: bool, as_json: bool) -> int:
+    """Play the story, and close with the facts. Returns 0 when every promise was kept."""
+    narrator = Narrator(console)
+    folder, model = path.resolve(), "" if scripted else _real_model()
+    files = Folder(folder)
+    narrator.note(
+        f"An agent looks through {clean(str(folder))} ({count(len(files.files), 'file')}{' or more' * files.cut})."
+    )
+    if model:
+        narrator.note(
+            f"Model {model}: names and contents of files go to it; --scripted keeps them here.", "yellow"
+        )
+    with _work_folder(keep) as work:
+        stage = Stage(folder, work, model=model)
+        async with DevServer(db=work / "temporal.db" if keep else None, log=work / "temporal.log") as server:
+            narrator.note(f"Temporal server at {server.address}, its UI at {server.ui_url}")
+            client = await Client.connect(server.address)
+            facts = await Story(stage, server, client, narrator).play()
+            _close(facts, console, as_json=as_json)
+            if keep:
+                console.print(f"\nKept: {facts.link}\nFiles: {work}\nCtrl-C ends the server.", soft_wrap=True)
+                await _until_interrupted()
+    return 0 if facts.kept else 1
+
+
+def _close(facts: Facts, console: Console, *, as_json: bool) -> None:
+    if as_json:
+        print_json(facts.as_dict())
+        return
+    console.print()
+    console.print(Text.assemble((facts.status, "bold"), f"  {clean(facts.answer)}"), soft_wrap=True)
+    console.print()
+    console.print(closing_table(facts))
+    if not facts.killed:
+        console.print(f"The model never called {VICTIM}, so no worker was killed.")
+
+
+def _real_model() -> str:
+    """The model that the environment has a key or a server for, or nothing."""
+    if os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"):
+        return os.environ.get("THOUGHTGEAR_MODEL") or DEFAULT_MODEL
+    return ""
+
+
+@contextmanager
+def _work_folder(keep: bool) -> Iterator[Path]:
+    if keep:
+        work = own_folder() / "demo" / time.strftime("%Y%m%d-%H%M%S")
+        work.mkdir(parents=True, exist_ok=True)
+        yield work.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="thoughtgear-demo-", ignore_cleanup_errors=True) as name:
+        yield Path(name).resolve()
+
+
+async def _until_interrupted() -> None:
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        return

@@ -1,0 +1,75 @@
+"""What `thoughtgear worker` does: connect, work, and stop gracefully on SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from contextlib import suppress
+from datetime import timedelta
+
+from temporalio.worker import Worker
+
+from thoughtgear import config, logs
+from thoughtgear.commands import Place, load_handlers
+from thoughtgear.worker import build_worker
+
+log = logging.getLogger("thoughtgear")
+
+
+async def serve(place: Place, *, grace: float, log_json: bool | None, debug: bool) -> int:
+    """Work until a signal comes; a second one doesn't wait for what is running. Raises
+    `ConfigurationError`."""
+    level = "DEBUG" if debug else None
+    settings = config.Settings.load(
+        db=place.db, task_queue=place.task_queue, log_json=log_json, log_level=level
+    )
+    logs.configure(settings.log_json, settings.log_level)
+    handlers = load_handlers(place)
+    try:
+        client = await config.connect(address=place.address, namespace=place.namespace)
+        worker = build_worker(
+            client, handlers, settings.task_queue, graceful_shutdown_timeout=timedelta(seconds=grace)
+        )
+        where = f"{client.service_client.config.target_host}, namespace {client.namespace}"
+        log.info("working for %s, queue %s", where, settings.task_queue)
+        for handler in handlers:
+            log.info("handler %s: model %s, store %s", handler.name, handler.model.model, handler.store)
+        await _until_signal(worker)
+    finally:
+        for handler in handlers:
+            await handler.aclose()
+    return 0
+
+
+async def _until_signal(worker: Worker) -> None:
+    working = asyncio.create_task(worker.run())
+    stop = _signals()
+    asked = asyncio.create_task(stop.get())
+    await asyncio.wait((working, asked), return_when=asyncio.FIRST_COMPLETED)
+    if not working.done():
+        log.info("stopping: running iterations may finish")
+        again = asyncio.create_task(stop.get())
+        shutting = asyncio.create_task(worker.shutdown())
+        await asyncio.wait((shutting, again), return_when=asyncio.FIRST_COMPLETED)
+        if not shutting.done():
+            log.warning("stopping at once")
+            working.cancel()
+        again.cancel()
+    asked.cancel()
+    with suppress(asyncio.CancelledError):
+        await working
+    log.info("stopped")
+
+
+def _signals() -> asyncio.Queue[int]:
+    """Return a queue that gets each SIGINT and SIGTERM."""
+    queue: asyncio.Queue[int] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if sys.platform == "win32":
+            signal.signal(number, lambda got, _: loop.call_soon_threadsafe(queue.put_nowait, got))
+        else:
+            loop.add_signal_handler(number, queue.put_nowait, number)
+    return queue
