@@ -11,7 +11,7 @@ from temporalio.client import Client
 from temporalio.plugin import SimplePlugin
 from temporalio.worker import ReplayerConfig, UnsandboxedWorkflowRunner, Worker, WorkerConfig
 
-from thoughtgear import registry
+from thoughtgear import __version__, registry
 from thoughtgear.activities.iteration import RunActivities
 from thoughtgear.activities.roster import Roster
 from thoughtgear.handler import PromptHandler
@@ -20,6 +20,9 @@ from thoughtgear.workflows.run import RunWorkflow
 
 THROTTLE = timedelta(seconds=0.5)
 """How often heartbeats reach the server. The SDK's 8 s would keep a cancel from a running model call."""
+
+_VERSIONED = {"build_id", "deployment_config", "use_worker_versioning"}
+"""Options that say which code this is. Else the SDK hashes every module, which takes a second."""
 
 
 def build_worker(
@@ -33,6 +36,8 @@ def build_worker(
     """
     plugin = ThoughtgearPlugin(handlers)
     settings: dict[str, Any] = {"workflow_runner": UnsandboxedWorkflowRunner(), **options}
+    if not settings.keys() & _VERSIONED:
+        settings["build_id"] = f"thoughtgear-{__version__}"
     settings["plugins"] = [*settings.get("plugins", ()), plugin]
     return Worker(client, task_queue=task_queue, **settings)
 

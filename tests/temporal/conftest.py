@@ -16,8 +16,8 @@ from world import BARE, World
 
 from thoughtgear.devserver import DISPATCH, SEARCH_ATTRIBUTES, find_server
 
-EVENTS = 600
-"""Events after which the server suggests to continue as new: a hundred iterations, not a thousand."""
+EVENTS = 300
+"""Events after which the server suggests to continue as new: fifty iterations, not seven hundred."""
 
 
 @pytest.fixture(scope="session")

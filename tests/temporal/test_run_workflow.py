@@ -22,7 +22,7 @@ def look(path: str) -> str:
 
 
 async def test_a_prompt_is_run_to_its_end(world: World) -> None:
-    """A handler with the Temporal executor answers a prompt, and the workflow returns small facts, no answer."""
+    """A handler with the Temporal executor answers a prompt; its workflow returns facts, no answer."""
     handler = world.handler([[call("look", path="a")], "It is there."], tools=[look])
     async with world.worker(handler):
         state = await handler.handle_prompt("What is in a?", wait=True)

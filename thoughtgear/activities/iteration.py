@@ -33,8 +33,8 @@ from thoughtgear.models import (
 )
 from thoughtgear.protocols import Attempt
 
-LAST_TRY = 5
-"""At which attempt closing a run gives up on a handler that no worker knows: a cancel has to end."""
+LAST_CLOSE, LAST_DELIVERY = 4, 15
+"""At which attempt these give up on a handler that no worker knows: a workflow has to be able to end."""
 
 LOOK_AGAIN = 1.0
 """Seconds until the workflow looks again at a run that another attempt holds."""
@@ -74,7 +74,7 @@ class RunActivities:
     async def close_run(self, given: CloseInput) -> dict[str, Any]:
         """End a run as failed or cancelled. One that is over stays what it is."""
         with recorded():
-            handler = self.roster.find(given.handler, last=activity.info().attempt >= LAST_TRY)
+            handler = self.roster.find(given.handler, last=activity.info().attempt >= LAST_CLOSE)
             run_id = given.run_id
             if run_id is None and given.start is not None:
                 run_id = (await _create(handler, given.start)).run_id
@@ -86,7 +86,7 @@ class RunActivities:
     async def deliver(self, given: DeliverInput) -> None:
         """Put a message that came by value into the run's inbox."""
         with recorded():
-            handler = self.roster.find(given.handler)
+            handler = self.roster.find(given.handler, last=activity.info().attempt >= LAST_DELIVERY)
             await handler.send(given.run_id, given.text, request_id=given.request_id)
 
     async def _first(self, handler: PromptHandler, given: IterationInput, heartbeat: Heartbeat) -> Report:

@@ -83,10 +83,14 @@ class TemporalExecutor:
                 raise
 
     async def cancel(self, run_id: str) -> bool:
-        """Ask the run's workflow to cancel. Returns False when there is none that goes on."""
+        """Ask the run's workflow to cancel. Returns False when there is none that goes on: the server takes a
+        cancel for one that has ended, too, so that it is asked first."""
         client, name = await self.client(), await self._address(run_id)
+        handle = client.get_workflow_handle(name)
         try:
-            await client.get_workflow_handle(name).cancel()
+            if (await handle.describe()).status != WorkflowExecutionStatus.RUNNING:
+                return False
+            await handle.cancel()
         except RPCError as exc:
             if exc.status != RPCStatusCode.NOT_FOUND:
                 raise

@@ -1,10 +1,12 @@
-"""The Markdown that the Temporal UI shows as a run's current details."""
+"""What the Temporal UI shows of a run: current details in Markdown, and search attributes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from thoughtgear.models import Carried, Report
+from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
+
+from thoughtgear.models import OVER, Carried, Report
 
 ROWS = 20
 """How many iterations the table shows."""
@@ -46,3 +48,24 @@ def _table(carried: Carried) -> str:
 def _row(iteration: Any, tools: str, tokens_in: float, tokens_out: float, waited: float) -> str:
     pause = f"{waited:.1f} s" if waited else ""
     return f"| {iteration} | {tools} | {tokens_in:,.0f} | {tokens_out:,.0f} | {pause} |"
+
+
+def attributes(carried: Carried, *, handler: str, status: str) -> list[SearchAttributeUpdate[Any]]:
+    """Return the search attributes to set: of those that the namespace has, when the status is another than
+    the one shown. That is at the first report and at the end."""
+    shown = status if status in OVER else "running"
+    if shown == carried.facts.get("shown"):
+        return []
+    carried.facts["shown"] = shown
+    values = {
+        "ThoughtgearStatus": shown,
+        "ThoughtgearHandler": handler,
+        "ThoughtgearModel": carried.facts.get("model"),
+        "ThoughtgearSession": carried.facts.get("session"),
+    }
+    known = carried.facts.get("search", [])
+    return [
+        SearchAttributeKey.for_keyword(name).value_set(value)
+        for name, value in values.items()
+        if name in known and value
+    ]

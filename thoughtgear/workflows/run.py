@@ -5,22 +5,16 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy, SearchAttributeKey
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from thoughtgear.errors import InvalidInputError
-    from thoughtgear.loop import RETRY_FACTOR, RETRY_FIRST, RETRY_MOST, next_step
+    from thoughtgear.loop import next_step
     from thoughtgear.models import (
-        CLOSE_RUN,
-        DELIVER,
         OVER,
-        RUN_ITERATION,
-        START_RUN,
         WORKFLOW,
         Carried,
         CloseInput,
@@ -32,17 +26,8 @@ with workflow.unsafe.imports_passed_through():
         StartInput,
         sparse,
     )
-    from thoughtgear.workflows.details import add_row, render
+    from thoughtgear.workflows import details, steps
     from thoughtgear.workflows.given import read_input
-
-_RETRY = RetryPolicy(
-    initial_interval=timedelta(seconds=RETRY_FIRST),
-    backoff_coefficient=RETRY_FACTOR,
-    maximum_interval=timedelta(seconds=RETRY_MOST),
-)
-_BRIEF = timedelta(minutes=2)
-_LONG = timedelta(hours=24)
-_HEARTBEAT = timedelta(seconds=10)
 
 
 @workflow.defn(name=WORKFLOW)
@@ -68,7 +53,7 @@ class RunWorkflow:
             raise ApplicationError(str(exc), type=type(exc).__name__, non_retryable=True) from None
         self._carried = self._given.carried or Carried(by_value=self._given.run_id is None)
         report = await self._until_over()
-        await workflow.wait_condition(workflow.all_handlers_finished)
+        await steps.uncancelled(workflow.wait_condition(workflow.all_handlers_finished))
         return self._end(report)
 
     @workflow.signal
@@ -86,8 +71,10 @@ class RunWorkflow:
         request_id = str(message.get("request_id") or workflow.uuid4())
         async with self._mail:
             await workflow.wait_condition(lambda: self._given.run_id is not None or self._over)
-            if self._given.run_id is not None:
-                await self._deliver(DeliverInput(self._given.run_id, text, request_id, self._given.handler))
+            run_id, handler = self._given.run_id, self._given.handler
+            if run_id is not None:
+                await steps.deliver(DeliverInput(run_id, text, request_id, handler))
+                self._carried.woken = True
 
     @workflow.query
     def progress(self) -> dict[str, Any]:
@@ -109,12 +96,13 @@ class RunWorkflow:
     async def _until_over(self) -> Report:
         try:
             if self._given.run_id is None:
-                self._note(await self._start())
+                self._note(await steps.start(self._start_input()))
             return await self._loop()
         except (ActivityError, asyncio.CancelledError) as exc:
             cancelled = is_cancelled_exception(exc)
-            error = [] if cancelled or not isinstance(exc, ActivityError) else _reason(exc)
-        return await self._close(CloseInput("cancelled" if cancelled else "failed", error=error))
+            error = [] if cancelled or not isinstance(exc, ActivityError) else steps.reason(exc)
+        self._report = await self._close(CloseInput("cancelled" if cancelled else "failed", error=error))
+        return self._report
 
     async def _loop(self) -> Report:
         """Iterate until the run is over. What is done stays done when a cancel comes at the same time."""
@@ -130,17 +118,6 @@ class RunWorkflow:
                 await self._wait(step.seconds)
             await self._iterate()
 
-    async def _start(self) -> Report:
-        report: Report = await workflow.execute_activity(
-            START_RUN,
-            sparse(self._start_input()),
-            result_type=Report,
-            start_to_close_timeout=_BRIEF,
-            retry_policy=_RETRY,
-            summary="start",
-        )
-        return report
-
     def _start_input(self) -> StartInput:
         """Name the run by the first execution, so that a retry and a reset find it; under a cron, by each."""
         info = workflow.info()
@@ -155,28 +132,15 @@ class RunWorkflow:
         )
 
     async def _iterate(self) -> None:
-        carried = self._carried
+        carried, given = self._carried, self._given
         carried.woken = False
-        report: Report = await workflow.execute_activity(
-            RUN_ITERATION,
-            sparse(
-                IterationInput(
-                    run_id=self._given.run_id or "",
-                    iteration=carried.iteration,
-                    version=carried.version,
-                    handler=self._given.handler,
-                    by_value=carried.by_value,
-                )
-            ),
-            result_type=Report,
-            start_to_close_timeout=_LONG,
-            heartbeat_timeout=_HEARTBEAT,
-            retry_policy=_RETRY,
-            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-            summary=f"iteration {carried.iteration}",
+        report = await steps.iterate(
+            IterationInput(
+                given.run_id or "", carried.iteration, carried.version, given.handler, carried.by_value
+            )
         )
         if report.tools or report.tokens:
-            add_row(carried, report)
+            details.add_row(carried, report)
         self._note(report)
 
     def _note(self, report: Report) -> None:
@@ -186,7 +150,11 @@ class RunWorkflow:
         carried.facts = report.facts or carried.facts
         self._given.run_id = self._given.run_id or report.run_id
         self._report = report
-        self._show(report.status, report.reason)
+        text = details.render(carried, run_id=self._given.run_id, status=report.status, reason=report.reason)
+        workflow.set_current_details(text)
+        workflow.upsert_search_attributes(
+            details.attributes(carried, handler=self._given.handler, status=report.status)
+        )
 
     async def _wait(self, seconds: float) -> None:
         begin = workflow.time()
@@ -212,31 +180,10 @@ class RunWorkflow:
             if close.status == "failed":
                 return fallback
             close.start = self._start_input()
-        closing = workflow.start_activity(
-            CLOSE_RUN,
-            sparse(close),
-            result_type=Report,
-            start_to_close_timeout=_BRIEF,
-            retry_policy=_RETRY,
-            summary=f"close: {close.status}",
-        )
         try:
-            return await _uncancelled(closing)
+            return await steps.close(close)
         except ActivityError:
             return fallback
-
-    async def _deliver(self, message: DeliverInput) -> None:
-        try:
-            await workflow.execute_activity(
-                DELIVER,
-                sparse(message),
-                start_to_close_timeout=_BRIEF,
-                retry_policy=_RETRY,
-                summary="deliver a message",
-            )
-        except ActivityError as exc:
-            workflow.logger.warning("A message was refused: %s", _reason(exc)[0])
-        self._carried.woken = True
 
     def _end(self, report: Report) -> RunResult:
         self._note(report)
@@ -252,39 +199,3 @@ class RunWorkflow:
             iterations=report.iterations,
             usage=report.usage,
         )
-
-    def _show(self, status: str, reason: str) -> None:
-        run_id, attributes = self._given.run_id, self._carried.facts.get("search", [])
-        workflow.set_current_details(render(self._carried, run_id=run_id, status=status, reason=reason))
-        shown = status if status in OVER else "running"
-        if attributes and shown != self._carried.facts.get("shown"):
-            self._carried.facts["shown"] = shown
-            values = {
-                "ThoughtgearStatus": shown,
-                "ThoughtgearHandler": self._given.handler,
-                "ThoughtgearModel": self._carried.facts.get("model"),
-                "ThoughtgearSession": self._carried.facts.get("session"),
-            }
-            workflow.upsert_search_attributes(
-                [
-                    SearchAttributeKey.for_keyword(name).value_set(value)
-                    for name, value in values.items()
-                    if name in attributes and value
-                ]
-            )
-
-
-async def _uncancelled(handle: workflow.ActivityHandle[Report]) -> Report:
-    """Await an activity to its end, even when the workflow is cancelled meanwhile."""
-    try:
-        return await asyncio.shield(handle)
-    except asyncio.CancelledError:
-        return await handle
-
-
-def _reason(error: ActivityError) -> list[str]:
-    """Return type and message of why an activity failed for good."""
-    cause = error.cause
-    if isinstance(cause, ApplicationError):
-        return [cause.type or "ApplicationError", cause.message]
-    return [type(cause).__name__, "The activity did not finish."]

@@ -1,0 +1,160 @@
+"""Records the golden histories that `test_replay.py` replays: `python tests/temporal/recorded.py`.
+
+Run it when the workflow was changed on purpose and old runs need not replay any more; else keep the files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.json_format import MessageToJson
+from temporalio.api.history.v1 import History
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from world import World, chain
+
+from thoughtgear import Limits, tool
+from thoughtgear.devserver import DevServer
+from thoughtgear.errors import ModelUnavailableError
+from thoughtgear.providers.scripted import call
+
+HISTORIES = Path(__file__).parent / "histories"
+
+
+@tool
+def look(path: str) -> str:
+    """Look at a file."""
+    return "seen"
+
+
+async def plain(world: World) -> WorkflowHandle[Any, Any]:
+    """A tool, an answer."""
+    handler = world.handler([[call("look", path="a")], "Done."], tools=[look])
+    async with world.worker(handler):
+        state = await handler.handle_prompt("Hello", session_id="s", wait=True)
+    return world.workflow(state.run_id)
+
+
+async def by_value(world: World) -> WorkflowHandle[Any, Any]:
+    """By value, with a message while the model thinks."""
+    begun, sent = asyncio.Event(), asyncio.Event()
+
+    async def first(request: Any) -> str:
+        begun.set()
+        await sent.wait()
+        return "First."
+
+    handler = world.handler([first, "Second."])
+    async with world.worker(handler):
+        handle = await world.client.start_workflow(
+            "RunWorkflow", {"prompt": "Hello"}, id=world.queue, task_queue=world.queue
+        )
+        await begun.wait()
+        await handle.signal("send", {"text": "And?", "request_id": "m"})
+        await _until(lambda: _inbox(handler))
+        sent.set()
+        await handle.result()
+    return handle
+
+
+async def cancelled(world: World) -> WorkflowHandle[Any, Any]:
+    """Cancelled while the model hangs."""
+    begun = asyncio.Event()
+
+    async def hang(request: Any) -> str:
+        begun.set()
+        await asyncio.Event().wait()
+        return ""
+
+    handler = world.handler(hang)
+    async with world.worker(handler):
+        state = await handler.handle_prompt("Hello")
+        await begun.wait()
+        await handler.cancel(state.run_id)
+        await handler.wait(state.run_id)
+    return world.workflow(state.run_id)
+
+
+async def waited(world: World) -> WorkflowHandle[Any, Any]:
+    """A durable wait that `wake` ends, then a run that fails."""
+    tries = []
+
+    def busy_once(request: Any) -> str:
+        tries.append(1)
+        if len(tries) == 1:
+            raise ModelUnavailableError("The model is busy.", retry_after=3600)
+        raise RuntimeError
+
+    handler = world.handler(busy_once)
+    async with world.worker(handler):
+        state = await handler.handle_prompt("Hello")
+        await _until(lambda: _waits(world.workflow(state.run_id)))
+        await handler.executor.schedule_next_iteration(state.run_id)
+        await handler.wait(state.run_id)
+    return world.workflow(state.run_id)
+
+
+async def continued(world: World) -> WorkflowHandle[Any, Any]:
+    """Long enough to continue as new."""
+    script = [*([[call("look", path="a")]] * 60), "Done."]
+    handler = world.handler(script, tools=[look], limits=Limits(iterations=100))
+    async with world.worker(handler):
+        state = await handler.handle_prompt("Hello", wait=True)
+    return world.workflow(state.run_id)
+
+
+SCENES = (plain, by_value, cancelled, waited, continued)
+
+
+async def _inbox(handler: Any) -> bool:
+    return bool((await handler.store.list_runs()).runs[0].inbox)
+
+
+async def _waits(handle: WorkflowHandle[Any, Any]) -> bool:
+    return (await handle.query("progress"))["status"] == "waiting"
+
+
+async def _until(condition: Any) -> None:
+    async with asyncio.timeout(10):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+async def record(address: str, folder: Path) -> None:
+    """Play every scene and write its histories."""
+    for scene in SCENES:
+        with tempfile.TemporaryDirectory() as runs:
+            world = World(await Client.connect(address, identity="recorder"), Path(runs))
+            try:
+                handle = await scene(world)
+            except WorkflowFailureError:
+                raise SystemExit(f"{scene.__name__} failed") from None
+            for number, events in enumerate(await chain(handle)):
+                text = MessageToJson(History(events=events), indent=1, ensure_ascii=False)
+                (folder / f"{scene.__name__}_{number}.json").write_text(text + "\n")
+            await world.close()
+
+
+class SuggestingServer(DevServer):
+    """A dev server that suggests to continue as new after 300 events."""
+
+    def _arguments(self) -> list[str]:
+        return [
+            *super()._arguments(),
+            "--dynamic-config-value",
+            "limit.historyCount.suggestContinueAsNew=300",
+        ]
+
+
+async def main() -> None:
+    """Record into `histories/`."""
+    for old in HISTORIES.glob("*.json"):
+        old.unlink()
+    async with SuggestingServer(ui=False) as server:
+        await record(server.address, HISTORIES)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,112 @@
+"""The activities as the workflow calls them, by name: time-outs, retries and summaries in one place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError
+
+from thoughtgear.loop import RETRY_FACTOR, RETRY_FIRST, RETRY_MOST
+from thoughtgear.models import (
+    CLOSE_RUN,
+    DELIVER,
+    RUN_ITERATION,
+    START_RUN,
+    CloseInput,
+    DeliverInput,
+    IterationInput,
+    Report,
+    StartInput,
+    sparse,
+)
+
+T = TypeVar("T")
+
+RETRY = RetryPolicy(
+    initial_interval=timedelta(seconds=RETRY_FIRST),
+    backoff_coefficient=RETRY_FACTOR,
+    maximum_interval=timedelta(seconds=RETRY_MOST),
+)
+"""Without an end: the run's own limits end it, at its next attempt."""
+
+BRIEF = timedelta(minutes=2)
+LONG = timedelta(hours=24)
+HEARTBEAT = timedelta(seconds=10)
+
+
+async def start(given: StartInput) -> Report:
+    """Create the run of a prompt that came by value."""
+    report: Report = await workflow.execute_activity(
+        START_RUN,
+        sparse(given),
+        result_type=Report,
+        start_to_close_timeout=BRIEF,
+        retry_policy=RETRY,
+        summary="start",
+    )
+    return report
+
+
+async def iterate(given: IterationInput) -> Report:
+    """Run an iteration. When cancelled it ends with what it saved, and may even report success."""
+    report: Report = await workflow.execute_activity(
+        RUN_ITERATION,
+        sparse(given),
+        result_type=Report,
+        start_to_close_timeout=LONG,
+        heartbeat_timeout=HEARTBEAT,
+        retry_policy=RETRY,
+        cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        summary=f"iteration {given.iteration}",
+    )
+    return report
+
+
+async def close(given: CloseInput) -> Report:
+    """End the run in the store, even when the workflow is cancelled meanwhile."""
+    closing = workflow.execute_activity(
+        CLOSE_RUN,
+        sparse(given),
+        result_type=Report,
+        start_to_close_timeout=BRIEF,
+        retry_policy=RETRY,
+        summary=f"close: {given.status}",
+    )
+    report: Report = await uncancelled(closing)
+    return report
+
+
+async def deliver(given: DeliverInput) -> None:
+    """Put a message into the run's inbox. One that the handler refuses is dropped, and the log says so."""
+    try:
+        await workflow.execute_activity(
+            DELIVER,
+            sparse(given),
+            start_to_close_timeout=BRIEF,
+            retry_policy=RETRY,
+            summary="deliver a message",
+        )
+    except ActivityError as exc:
+        workflow.logger.warning("A message was refused: %s", reason(exc)[0])
+
+
+async def uncancelled(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work` to its end. A workflow is cancelled once at most, so that a second await holds."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        return await task
+
+
+def reason(error: ActivityError) -> list[str]:
+    """Return type and message of why an activity failed for good."""
+    cause = error.cause
+    if isinstance(cause, ApplicationError):
+        return [cause.type or "ApplicationError", cause.message]
+    return [type(cause).__name__, "The activity did not finish."]
