@@ -1,13 +1,339 @@
-"""The files store."""
+"""The files store: the conformance suite, and what is its own."""
 
+import os
+import random
+import stat
+import time
 from pathlib import Path
 
+import pytest
+
+from thoughtgear.adapters.disk import Disk
 from thoughtgear.adapters.files import FilesAdapter
+from thoughtgear.adapters.files_run import BLOCK
+from thoughtgear.errors import ConfigurationError, ConflictError, SchemaVersionError, StoreError
 from thoughtgear.protocols import OrmAdapter
-from thoughtgear.testing import SharedAdapterConformance
+from thoughtgear.registry import open_store
+from thoughtgear.testing import SharedAdapterConformance, append, new_run
+from thoughtgear.testing.case import texts_of
+from thoughtgear.testing.shared import killed_writer
 
 
 class TestFiles(SharedAdapterConformance):
     @classmethod
     async def open_store(cls, place: Path) -> OrmAdapter:
         return FilesAdapter.from_url(f"files://{place}/store")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+async def store(root: Path):
+    opened = FilesAdapter(root)
+    yield opened
+    await opened.aclose()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    ["files:x", "files://x/y", "files://", {"type": "files"}, {"type": "files", "path": "/x", "mode": "y"}],
+)
+async def test_a_wrong_setting_says_what_is_right(settings: str | dict[str, str]) -> None:
+    """A URL without an absolute folder is a ConfigurationError that shows a right one."""
+    with pytest.raises(ConfigurationError, match=r"files:///|it has path"):
+        open_store(settings)
+
+
+async def test_a_file_is_no_root(root: Path, store: FilesAdapter) -> None:
+    """A root that is a file is a ConfigurationError."""
+    root.write_text("x")
+    with pytest.raises(ConfigurationError):
+        await store.load_run("r")
+
+
+async def test_a_newer_layout_is_refused(root: Path, store: FilesAdapter) -> None:
+    """A folder that another version laid out raises SchemaVersionError."""
+    root.mkdir()
+    (root / "layout").write_text("2\n")
+    with pytest.raises(SchemaVersionError):
+        await store.load_run("r")
+
+
+async def test_everything_is_private_and_below_the_root(
+    root: Path, store: FilesAdapter, tmp_path: Path
+) -> None:
+    """Folders have mode 0700 and files 0600, under any umask, and no id leads out of the root."""
+    before = os.umask(0)
+    try:
+        state = new_run("r")
+        for number in range(BLOCK + 1):
+            state = await append(store, state, f"{number}")
+        await append(store, new_run("../../out"), "a")
+        await store.put_document("files", "../../out/x", b"x", tag=None)
+        await store.delete_run("r")
+    finally:
+        os.umask(before)
+    paths = [root, *root.rglob("*")]
+    assert len(paths) > 15
+    for path in paths:
+        expected = 0o700 if path.is_dir() else 0o600
+        assert (path, stat.S_IMODE(path.lstat().st_mode)) == (path, expected)
+    assert list(tmp_path.iterdir()) == [root]
+
+
+@pytest.mark.parametrize("planted", ["runs/r", "runs/r/c000000000001", "runs/r/pages", "runs", "tombstones"])
+async def test_no_symlink_is_followed(root: Path, store: FilesAdapter, tmp_path: Path, planted: str) -> None:
+    """A link in the place of a folder or a file is a StoreError, for readers and for writers."""
+    state = await append(store, new_run("r"), "a")
+    aside = tmp_path / "aside"
+    path = root / planted
+    if path.exists():
+        path.rename(aside)
+    else:
+        aside.mkdir()
+    path.symlink_to(aside)
+    for attempt in (store.load_run("r"), append(store, state, "b")):
+        with pytest.raises(StoreError, match="symlink"):
+            await attempt
+    assert not (aside / "c000000000002").exists()
+
+
+async def test_what_a_crash_left_is_ignored_and_swept(root: Path, store: FilesAdapter) -> None:
+    """Torn temporary files are not seen; the next opening removes those of an hour ago, and the trash."""
+    state = await append(store, new_run("r"), "a")
+    old, young, trash = root / "tmp/old", root / "tmp/young", root / "trash/run"
+    for path in (old, young):
+        path.write_bytes(b'{"version": 2, "id"')
+    os.utime(old, (time.time() - 7200,) * 2)
+    trash.mkdir()
+    (trash / "c000000000001").write_text("x")
+    again = FilesAdapter(root)
+    assert await again.load_run("r") == state
+    assert (old.exists(), young.exists(), trash.exists()) == (False, True, False)
+    await again.aclose()
+
+
+async def test_a_long_run_is_few_files(
+    root: Path, store: FilesAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commits are folded: the files, and what a load and a read of the transcript open, grow by pages."""
+    state = new_run("r")
+    for number in range(10 * BLOCK + 1):
+        state = await append(store, state, f"{number}")
+    run = root / "runs/r"
+    assert len(list((run / "pages").iterdir())) == 10
+    assert len(list(run.glob("c*"))) == 1
+    opened: list[Path] = []
+    real = Disk.open
+    monkeypatch.setattr(Disk, "open", lambda disk, path: opened.append(path) or real(disk, path))
+    await store.load_run("r")
+    assert len(opened) == 1
+    opened.clear()
+    assert len(await store.get_history("r")) == 10 * BLOCK + 1
+    assert len(opened) < 5 * 10
+    opened.clear()
+    assert len(await store.get_history("r", after=10 * BLOCK - 3)) == 3
+    assert len(opened) < 30
+
+
+@pytest.mark.parametrize("others", [1, BLOCK + 1, 2 * BLOCK + 3])
+async def test_a_late_link_has_lost(root: Path, store: FilesAdapter, others: int) -> None:
+    """A writer that links its commit after others made that version, and folded it, gets a conflict."""
+    state = await append(store, new_run("r"), "first")
+    late = FilesAdapter(root)
+    real = late._disk.create
+
+    def create(path: Path, chunks: list[bytes]) -> bool:
+        if path.name == "c000000000002":
+            _append_many(root, others)
+        return real(path, chunks)
+
+    late._disk.create = create
+    with pytest.raises(ConflictError):
+        await append(late, state, "late")
+    await _assert_whole(store, ["first", *(f"{number}" for number in range(others))])
+    await _assert_goes_on(store)
+    await late.aclose()
+
+
+@pytest.mark.parametrize("others", [1, BLOCK + 1, 2 * BLOCK + 3])
+async def test_a_winner_that_slept_has_won(root: Path, store: FilesAdapter, others: int) -> None:
+    """A writer whose commit was built upon, and folded, before it looked again is told that it won."""
+    state = await append(store, new_run("r"), "first")
+    slow = FilesAdapter(root)
+    real = slow._disk.create
+
+    def create(path: Path, chunks: list[bytes]) -> bool:
+        won = real(path, chunks)
+        if path.name == "c000000000002":
+            _append_many(root, others)
+        return won
+
+    slow._disk.create = create
+    await append(slow, state, "slow")
+    await _assert_whole(store, ["first", "slow", *(f"{number}" for number in range(others))])
+    await slow.aclose()
+
+
+@pytest.mark.parametrize("others", [BLOCK + 1, 2 * BLOCK + 3])
+async def test_a_reader_outlives_a_fold(root: Path, store: FilesAdapter, others: int) -> None:
+    """A reader whose commit files are folded between two looks reads the pages instead."""
+    state = new_run("r")
+    for number in range(3):
+        state = await append(store, state, f"old {number}")
+    real, fired = store._disk.open, []
+
+    def open_late(path: Path):
+        if path.name == "c000000000002" and not fired:
+            fired.append(path)
+            _append_many(root, others)
+        return real(path)
+
+    store._disk.open = open_late
+    texts = await texts_of(store, "r")
+    assert fired
+    assert texts[:3] == ["old 0", "old 1", "old 2"]
+    await _assert_whole(store, ["old 0", "old 1", "old 2", *(f"{number}" for number in range(others))])
+
+
+class Died(BaseException):
+    """The process ends here."""
+
+
+class Steps:
+    """Lets the process die before the n-th step that changes the disk; the dead take no further step."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+        self.left = left
+        for name in ("link", "unlink", "rename", "mkdir", "fsync", "rmdir"):
+            monkeypatch.setattr(os, name, self._counted(getattr(os, name)))
+
+    def _counted(self, real):
+        def step(*args, **kwargs):
+            self.left -= 1
+            if self.left < 0:
+                raise Died
+            return real(*args, **kwargs)
+
+        return step
+
+
+async def test_a_crash_at_any_step_of_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever a writer dies, in a creation, a commit or a fold, its commit is whole or absent, and the
+    next writer goes on."""
+    for versions in (0, 1, BLOCK):
+        for left in range(200):
+            place = tmp_path / f"{versions}-{left}"
+            store, state = FilesAdapter(place), new_run("r")
+            await store.list_runs()
+            for number in range(versions):
+                _fast_append(place, number)
+            state = await store.load_run("r") if versions else state
+            with monkeypatch.context() as patch:
+                Steps(patch, left)
+                try:
+                    await append(store, state, f"{versions}")
+                    died = False
+                except Died:
+                    died = True
+            await store.aclose()
+            await _assert_survived(place, versions, acknowledged=not died)
+            if not died:
+                break
+        assert left >= {0: 6, 1: 4, BLOCK: 4 + BLOCK}[versions]
+
+
+async def _assert_survived(place: Path, versions: int, *, acknowledged: bool) -> None:
+    again = FilesAdapter(place)
+    texts = await texts_of(again, "r")
+    assert texts in ([f"{number}" for number in range(count)] for count in (versions, versions + 1))
+    assert len(texts) == versions + 1 or not acknowledged
+    if texts:
+        await _assert_goes_on(again)
+    else:
+        await append(again, new_run("r"), "0")
+    await again.aclose()
+
+
+async def test_a_crash_at_any_step_of_a_deletion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever a deleter dies, the run is there whole or gone for good, and deleting again completes it."""
+    for left in range(200):
+        place = tmp_path / f"{left}"
+        store = FilesAdapter(place)
+        state = await append(store, new_run("r"), "0")
+        await store.put_document("files", "r/x", b"x", tag=None)
+        with monkeypatch.context() as patch:
+            Steps(patch, left)
+            try:
+                await store.delete_run("r")
+                died = False
+            except Died:
+                died = True
+        await store.aclose()
+        again = FilesAdapter(place)
+        if await texts_of(again, "r") == []:
+            with pytest.raises(ConflictError):
+                await append(again, state, "late")
+        await again.delete_run("r")
+        with pytest.raises(ConflictError):
+            await append(again, new_run("r"), "late")
+        assert await again.list_documents("files") == []
+        assert not (place / "runs/r").exists()
+        await again.aclose()
+        if not died:
+            break
+    assert left > 5
+
+
+async def test_thirty_kills_leave_a_readable_run(tmp_path: Path) -> None:
+    """A writer killed by SIGKILL at thirty random moments loses nothing that it reported."""
+    chance = random.Random(20)
+    reported = 0
+    for _ in range(30):
+        delay = chance.uniform(0, 0.06)
+        reported = max(reported, killed_writer(TestFiles, tmp_path, chance.randrange(4), delay))
+        store = FilesAdapter(tmp_path / "store")
+        runs = (await store.list_runs()).runs
+        version = runs[0].version if runs else 0
+        assert version >= reported
+        assert await texts_of(store, "killed") == [f"{number}" for number in range(1, version + 1)]
+        await store.aclose()
+    assert reported > BLOCK
+
+
+def _append_many(root: Path, count: int) -> None:
+    import asyncio
+
+    async def main() -> None:
+        store = FilesAdapter(root)
+        state = await store.load_run("r")
+        for number in range(count):
+            state = await append(store, state, f"{number}")
+        await store.aclose()
+
+    asyncio.run(main())
+
+
+def _fast_append(place: Path, number: int) -> None:
+    """A commit as the store writes it, without its fsyncs: the start of many cases."""
+    state = new_run("r", version=number + 1, message_count=number + 1)
+    folder = place / "runs/r"
+    folder.mkdir(parents=True, exist_ok=True)
+    header = f'{{"id": "{number}", "version": {number + 1}, "first": {number}, "count": {number + 1}}}'
+    said = f'{{"seq": {number}, "role": "user", "text": "{number}"}}'
+    (folder / f"c{number + 1:012d}").write_text(f"{header}\n{state.model_dump_json()}\n{said}\n")
+
+
+async def _assert_whole(store: OrmAdapter, texts: list[str]) -> None:
+    assert await texts_of(store, "r") == texts
+    assert (await store.load_run("r")).message_count == len(texts)
+
+
+async def _assert_goes_on(store: OrmAdapter) -> None:
+    texts, state = await texts_of(store, "r"), await store.load_run("r")
+    for number in range(BLOCK + 2):
+        state = await append(store, state, f"on {number}")
+    await _assert_whole(store, [*texts, *(f"on {number}" for number in range(BLOCK + 2))])

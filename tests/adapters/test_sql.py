@@ -1,13 +1,184 @@
 """The sql store on SQLite."""
 
+import multiprocessing
+import sqlite3
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
+from thoughtgear.adapters import sqlite
 from thoughtgear.adapters.sql import SqlAdapter
+from thoughtgear.errors import (
+    ConfigurationError,
+    ConflictError,
+    SchemaVersionError,
+    StoreError,
+    StoreUnavailableError,
+)
 from thoughtgear.protocols import OrmAdapter
-from thoughtgear.testing import SharedAdapterConformance
+from thoughtgear.registry import open_store
+from thoughtgear.testing import SharedAdapterConformance, append, new_run
 
 
 class TestSqlite(SharedAdapterConformance):
     @classmethod
     async def open_store(cls, place: Path) -> OrmAdapter:
         return SqlAdapter.from_url(f"sqlite:///{place}/store.db")
+
+
+@pytest.fixture
+async def store(tmp_path: Path):
+    opened = SqlAdapter.from_url(f"sqlite:///{tmp_path}/store.db")
+    yield opened
+    await opened.aclose()
+
+
+async def test_a_url_is_relative_or_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three slashes mean a path from this folder, as it was when the store was made; four the root."""
+    monkeypatch.chdir(tmp_path)
+    stores = [open_store("sqlite:///one.db"), open_store(f"sqlite:////{tmp_path}/two.db")]
+    stores.append(open_store({"type": "sqlite", "path": "three.db"}))
+    monkeypatch.chdir("/")
+    for each in stores:
+        await append(each, new_run(), "a")
+        await each.aclose()
+    assert sorted(path.name for path in tmp_path.glob("*.db")) == ["one.db", "three.db", "two.db"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite://name:secret@host/x.db",
+        "sqlite+secret:///x.db",
+        "sqlite:///x.db?password=secret",
+        "sqlite:secret",
+        {"type": "sqlite"},
+        {"type": "sqlite", "path": "x.db", "key": "secret"},
+    ],
+)
+async def test_a_wrong_setting_says_what_is_right(settings: str | dict[str, str]) -> None:
+    """A URL that is not SQLite's is a ConfigurationError that shows a right one and repeats nothing of it."""
+    with pytest.raises(ConfigurationError, match=r"sqlite:///|it has path") as caught:
+        open_store(settings)
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    """A database in a folder that is not there is a ConfigurationError with the path."""
+    store = open_store(f"sqlite:///{tmp_path}/none/x.db")
+    with pytest.raises(ConfigurationError, match=f"{tmp_path}/none/x.db"):
+        await store.load_run("r")
+
+
+@pytest.mark.parametrize(("version", "advice"), [(2, "upgrade thoughtgear"), (0, "migrate")])
+async def test_another_schema_is_refused(
+    store: SqlAdapter, tmp_path: Path, version: int, advice: str
+) -> None:
+    """A database of a newer or an older schema raises SchemaVersionError, and is left as it is."""
+    await append(store, new_run("r"), "a")
+    await store.aclose()
+    with sqlite3.connect(tmp_path / "store.db") as connection:
+        connection.execute("UPDATE schema_version SET version = ?", (version,))
+    again = open_store(f"sqlite:///{tmp_path}/store.db")
+    for _ in range(2):
+        with pytest.raises(SchemaVersionError, match=advice):
+            await again.load_run("r")
+    await again.aclose()
+
+
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """Another kind of file is a StoreError that no retry mends, and stays untouched."""
+    (tmp_path / "store.db").write_text("a letter to a friend, long enough to be read as a header" * 20)
+    store = open_store(f"sqlite:///{tmp_path}/store.db")
+    with pytest.raises(StoreError, match="not a database") as caught:
+        await store.load_run("r")
+    assert not caught.value.retryable
+    assert (tmp_path / "store.db").read_text().startswith("a letter")
+
+
+async def test_commits_are_durable_and_private(store: SqlAdapter, tmp_path: Path) -> None:
+    """WAL with synchronous=FULL, and no file that others can read."""
+    await append(store, new_run(), "a")
+    pragmas = ("journal_mode", "synchronous")
+    found = await store._database.read(
+        lambda connection: [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in pragmas]
+    )
+    assert found == ["wal", 2]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+
+
+async def test_a_locked_database_is_retryable(
+    store: SqlAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that holds the database for too long makes a StoreUnavailableError; then all goes on."""
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    state = await append(store, new_run("r"), "a")
+    other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailableError, match="locked") as caught:
+        await append(store, state, "b")
+    assert caught.value.retryable
+    assert await store.load_run("r") == state
+    other.execute("ROLLBACK")
+    other.close()
+    assert (await append(store, state, "b")).version == 2
+
+
+async def test_an_error_holds_no_text(store: SqlAdapter, tmp_path: Path) -> None:
+    """Neither a translated error nor its cause quotes what was to be written."""
+    state = await append(store, new_run("r"), "a")
+    with sqlite3.connect(tmp_path / "store.db") as connection:
+        connection.execute("DROP TABLE messages")
+    with pytest.raises(StoreError) as caught:
+        await append(store, state, "a secret prompt")
+    assert "secret" not in f"{caught.value} {caught.value.__cause__}"
+    assert await store.load_run("r") == state
+
+
+async def test_a_forked_process_has_its_own_connection(store: SqlAdapter) -> None:
+    """A child that was forked while the store was open commits, and the parent goes on."""
+    state = await append(store, new_run("r"), "parent")
+    child = multiprocessing.get_context("fork").Process(target=_commit_in_child, args=(store,))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+    with pytest.raises(ConflictError):
+        await append(store, state, "stale")
+    await append(store, await store.load_run("r"), "parent again")
+    texts = [message.text for message in await store.get_history("r")]
+    assert texts == ["parent", "child", "parent again"]
+
+
+def _commit_in_child(store: SqlAdapter) -> None:
+    import asyncio
+
+    async def main() -> None:
+        await append(store, await store.load_run("r"), "child")
+        await store.aclose()
+
+    asyncio.run(main())
+
+
+async def test_open_stores_let_the_interpreter_exit(tmp_path: Path) -> None:
+    """A program that forgets to close its stores ends, and prints nothing of it."""
+    program = (
+        "import asyncio; from thoughtgear.registry import open_store\n"
+        f"for url in ('sqlite:///x.db', 'files://{tmp_path}/x'):\n"
+        "    store = open_store(url); print(asyncio.run(store.list_runs()).runs)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, timeout=60, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "[]\n[]\n", "")
+
+
+async def test_a_closed_store_says_so(store: SqlAdapter) -> None:
+    """After aclose a call raises StoreError."""
+    await store.aclose()
+    with pytest.raises(StoreError, match="closed"):
+        await store.load_run("r")

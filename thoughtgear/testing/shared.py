@@ -23,6 +23,8 @@ PROCESSES = 8
 COMMITS = 25
 """What each process commits: 200 together."""
 
+_PRELOAD = [f"thoughtgear.adapters.{name}" for name in ("sql", "files")]
+
 
 class SharedClauses(StoreCase):
     """Reopening, several processes, SIGKILL."""
@@ -119,12 +121,22 @@ _start: Barrier | None = None
 
 
 def _keep(barrier: Barrier) -> None:
-    global _start  # noqa: PLW0603  how a pool hands a barrier to its processes
+    global _start  # the way in which a pool hands a barrier to its processes
     _start = barrier
 
 
+def _fresh_processes() -> Any:
+    """Return what starts a process that shares nothing with this one. A fork server imports the package once
+    for all of them; where there is none, each one does."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__package__, *_PRELOAD])
+    return context
+
+
 def _in_processes(case: type[StoreCase], place: Path, work: Work[T]) -> list[T]:
-    context = multiprocessing.get_context("spawn")
+    context = _fresh_processes()
     barrier = context.Barrier(PROCESSES)
     with ProcessPoolExecutor(PROCESSES, context, initializer=_keep, initargs=(barrier,)) as pool:
         ended = [pool.submit(_at_work, case, place, work, f"p{number}") for number in range(PROCESSES)]
@@ -148,9 +160,9 @@ def _at_work(case: type[StoreCase], place: Path, work: Work[T], name: str) -> T:
 def killed_writer(case: type[StoreCase], place: Path, kill_after: int, delay: float = 0.0) -> int:
     """Let a process append to the run `killed`, kill it by SIGKILL `delay` seconds after that many commits,
     and return the last version that it reported."""
-    context = multiprocessing.get_context("spawn")
+    context = _fresh_processes()
     reader, writer = context.Pipe(duplex=False)
-    process: Any = context.Process(target=_write_for_ever, args=(case, place, writer), daemon=True)
+    process = context.Process(target=_write_for_ever, args=(case, place, writer), daemon=True)
     process.start()
     writer.close()
     reported = [reader.recv() for _ in range(kill_after)]
