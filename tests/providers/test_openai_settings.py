@@ -1,7 +1,9 @@
 """How the provider is set up."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -140,6 +142,20 @@ def test_one_provider_serves_several_event_loops(pong_url, ask):
 
     for close in (False, True, True):
         assert asyncio.run(twice(close=close)) == "pong pong"
+
+
+def test_a_closed_event_loop_is_not_kept(pong_url, ask):
+    """A provider that was left open under an earlier `asyncio.run` doesn't hold on to that loop."""
+    provider = OpenAIProvider("m", base_url=pong_url)
+
+    async def once() -> weakref.ref[asyncio.AbstractEventLoop]:
+        await ask(provider, "ping")
+        return weakref.ref(asyncio.get_running_loop())
+
+    first, second = asyncio.run(once()), asyncio.run(once())
+    gc.collect()
+    assert first() is None
+    assert second() is not None
 
 
 async def test_closing_twice_is_fine_and_use_after_it_too(pong_url, ask):
