@@ -44,6 +44,14 @@ class Model(ScriptedProvider):
         return await super().reply(request, on_text)
 
 
+class Idle:
+    """An executor that drives nothing."""
+
+    name = "idle"
+
+    async def schedule_next_iteration(self, run_id: str) -> None: ...
+
+
 def seen(request: ModelRequest) -> list[str]:
     """The conversation as the model saw it."""
     return [m.text or (m.tool_result.content if m.tool_result else "") for m in request.messages]
@@ -416,13 +424,13 @@ async def test_message_to_a_finished_run_is_a_new_run_of_its_session(store: Faul
 
 async def test_inbox_is_capped(store: FaultyStore) -> None:
     """A full inbox refuses with a clear error and keeps what it has."""
-    handler = PromptHandler(model=Model("x"), orm=store, limits=Limits(inbox=2))
+    handler = PromptHandler(model=Model("x"), orm=store, limits=Limits(inbox=2), executor=Idle())
     run = await handler.create_run("go")
     await handler.send(run.run_id, "1")
     await handler.send(run.run_id, "2")
     with pytest.raises(LimitExceededError):
         await handler.send(run.run_id, "3")
-    await handler.wait(run.run_id, 10)
+    assert [item.text for item in (await handler.get_run(run.run_id)).mail] == ["1", "2"]
 
 
 async def test_cancel_while_the_model_hangs(store: FaultyStore) -> None:
