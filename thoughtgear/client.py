@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -19,6 +20,7 @@ from temporalio.client import (
     WorkflowFailureError,
     WorkflowHandle,
 )
+from temporalio.common import WorkflowIDReusePolicy
 from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import CancelledError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
@@ -106,13 +108,19 @@ class RunClient:
         metadata: dict[str, Any] | None = None,
     ) -> str:
         """Start a run and return its workflow id. The prompt and the answer go through Temporal's history.
-        The same `workflow_id` again, while that run goes on, is the same run."""
+        The same `workflow_id` again is the same run, as long as Temporal keeps it."""
         name = workflow_id or f"thoughtgear-{uuid4().hex}"
         given = RunInput(prompt, handler or self._handler, None, session_id, user_id, metadata)
-        try:
-            await self._client.start_workflow(WORKFLOW, sparse(given), id=name, task_queue=self._task_queue)
-        except WorkflowAlreadyStartedError:
-            return name
+        with suppress(WorkflowAlreadyStartedError):
+            await self._client.start_workflow(
+                WORKFLOW,
+                sparse(given),
+                id=name,
+                task_queue=self._task_queue,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                static_summary=f"thoughtgear · {given.handler}",
+                static_details=f"A run of the handler `{given.handler}`, started by value.",
+            )
         return name
 
     async def get(self, run_id: str) -> RunProgress:
@@ -121,7 +129,8 @@ class RunClient:
         temporal_run_id = described.run_id or ""
         if described.status in _ENDED:
             return RunProgress(handle.id, temporal_run_id, _ENDED[described.status])
-        facts = await _progress(handle) or {"status": "unknown"}
+        answers = await pollers(self._client, described.task_queue)
+        facts = (await _progress(handle) if answers else None) or {"status": "unknown"}
         return RunProgress(
             handle.id,
             temporal_run_id,

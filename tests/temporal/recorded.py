@@ -6,11 +6,12 @@ Run it when the workflow was changed on purpose and old runs need not replay any
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.json_format import MessageToJson
+from google.protobuf.json_format import MessageToDict
 from temporalio.api.history.v1 import History
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from world import World, chain
@@ -132,9 +133,17 @@ async def record(address: str, folder: Path) -> None:
             except WorkflowFailureError:
                 raise SystemExit(f"{scene.__name__} failed") from None
             for number, events in enumerate(await chain(handle)):
-                text = MessageToJson(History(events=events), indent=1, ensure_ascii=False)
+                history = _without_traces(MessageToDict(History(events=events)))
+                text = json.dumps(history, indent=1, ensure_ascii=False)
                 (folder / f"{scene.__name__}_{number}.json").write_text(text + "\n")
             await world.close()
+
+
+def _without_traces(value: Any) -> Any:
+    """Leave out stack traces: they hold the paths of the machine."""
+    if isinstance(value, dict):
+        return {key: _without_traces(item) for key, item in value.items() if key != "stackTrace"}
+    return [_without_traces(item) for item in value] if isinstance(value, list) else value
 
 
 class SuggestingServer(DevServer):

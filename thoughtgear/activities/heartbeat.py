@@ -1,4 +1,4 @@
-"""Heartbeats from a background task, so that a cancel is seen whatever the model or a tool does."""
+"""Heartbeats beside the work, so that a cancel is seen whatever the model or a tool does."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ class Heartbeat:
         details = activity.info().heartbeat_details
         known = details[0] if details and isinstance(details[0], int) else 0
         self.version = max(version, known)
-        self._task: asyncio.Task[None] | None = None
+        self._next: asyncio.TimerHandle | None = None
 
     def acknowledged(self, version: int) -> None:
         """Note that the store acknowledged this version."""
         self.version = max(self.version, version)
 
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._beat())
+    def __enter__(self) -> Self:
+        self._await_next()
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        if self._next is not None:
+            self._next.cancel()
 
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(INTERVAL)
-            activity.heartbeat(self.version)
+    def _await_next(self) -> None:
+        self._next = asyncio.get_running_loop().call_later(INTERVAL, self._beat)
+
+    def _beat(self) -> None:
+        activity.heartbeat(self.version)
+        self._await_next()

@@ -65,7 +65,7 @@ class RunActivities:
         """Run one iteration, or find that it was run."""
         with recorded():
             handler = self.roster.find(given.handler)
-            async with Heartbeat(given.version) as heartbeat:
+            with Heartbeat(given.version) as heartbeat:
                 if given.version:
                     return sparse(await _iterate(handler, given, heartbeat))
                 return sparse(await self._first(handler, given, heartbeat))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from thoughtgear.activities.failures import MESSAGE
 from thoughtgear.models import IterationResult, Report, RunState
 
@@ -32,8 +30,8 @@ def standing(state: RunState, *, by_value: bool) -> Report:
 
 def of_result(result: IterationResult) -> Report:
     """Report what an iteration gave."""
-    facts = asdict(result)
-    return Report(**{**facts, "tools": tool_names(result.tools), "reason": result.reason[:MESSAGE]})
+    facts = vars(result) | {"tools": tool_names(result.tools), "reason": result.reason[:MESSAGE]}
+    return Report(**facts)
 
 
 def tool_names(tools: list[str]) -> list[str]:

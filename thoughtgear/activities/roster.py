@@ -10,7 +10,7 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.handler import PromptHandler
@@ -64,18 +64,19 @@ class Roster:
         """Return which of our search attributes the namespace has, asked once. To set another one would
         fail workflow tasks for ever, so where the server does not tell, there are none."""
         if self._attributes is None:
-            self._attributes = await _probe(client)
+            try:
+                self._attributes = await _probe(client)
+            except RPCError as exc:
+                log.info("Search attributes are off: the server did not list them (%s).", exc.status.name)
+                if exc.status == RPCStatusCode.UNAVAILABLE:
+                    return []
+                self._attributes = []
         return self._attributes
 
 
 async def _probe(client: Client) -> list[str]:
-    try:
-        answer = await client.operator_service.list_search_attributes(
-            ListSearchAttributesRequest(namespace=client.namespace), timeout=PROBE
-        )
-    except RPCError as exc:
-        log.info("Search attributes are off: the server did not list them (%s).", exc.status.name)
-        return []
+    request = ListSearchAttributesRequest(namespace=client.namespace)
+    answer = await client.operator_service.list_search_attributes(request, timeout=PROBE)
     keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
     return [name for name in SEARCH_ATTRIBUTES if answer.custom_attributes.get(name) == keyword]
 

@@ -34,7 +34,7 @@ RETRY = RetryPolicy(
 )
 """Without an end: the run's own limits end it, at its next attempt."""
 
-BRIEF = timedelta(minutes=2)
+BRIEF = timedelta(seconds=30)
 LONG = timedelta(hours=24)
 HEARTBEAT = timedelta(seconds=10)
 
