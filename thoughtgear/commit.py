@@ -120,9 +120,9 @@ class RunWriter:
             raise RunCancelledError
 
     async def watch(self) -> None:
-        """Look at the store while a long step runs, and renew the claim. Ends only by raising, as `check`."""
+        """Look at the store now and then while a long step runs, and renew the claim. Ends only by raising,
+        as `check`."""
         while True:
-            await asyncio.sleep(self._attempt.watch)
             try:
                 await self._look()
                 if self.state.claim.deadline < time.time() + self._attempt.hold * 2 / 3:
@@ -131,6 +131,7 @@ class RunWriter:
                 log.warning("the store can't be reached: %s", exc, extra={"run_id": self.state.run_id})
             if self.state.cancel_requested:
                 raise RunCancelledError
+            await asyncio.sleep(self._attempt.watch)
 
     async def _look(self) -> None:
         async with self._lock:
@@ -158,7 +159,8 @@ class RunWriter:
 
     def _draft(self, change: Change, nonce: str, release: bool) -> tuple[RunState, list[Message]]:
         base = self.state
-        draft = base.model_copy(deep=True)
+        # A change sets fields of the draft anew and rows of its ledger; nothing else is changed in place.
+        draft = base.model_copy(update={"ledger": [row.model_copy() for row in base.ledger]})
         messages = change(draft)
         for seq, message in enumerate(messages, base.message_count):
             message.seq = seq

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -81,7 +81,7 @@ class _Iteration:
     async def run(self) -> IterationResult:
         tokens_before = self._writer.state.usage
         try:
-            tools = await _watched(self._turn(), self._writer.watch())
+            tools = await _watched(self._turn(), self._writer.watch, self._attempt.watch)
         except RunCancelledError:
             tools = []
             if not self._writer.state.over:
@@ -138,14 +138,15 @@ class _Iteration:
         earlier = await agent.sessions.earlier(state)
         own = await agent.transcripts.messages(state)
         mail = [as_message(item, state.iteration + 1) for item in seen]
-        conversation = [*earlier, *((state.run_id, message) for message in [*own, *mail])]
+        attached = [(run_id, message) for run_id, message in earlier if message.attachments]
+        attached += [(state.run_id, message) for message in own if message.attachments]
         return ModelRequest(
             context=await agent.context_for(state),
-            messages=[message for _, message in conversation],
+            messages=[*(message for _, message in earlier), *own, *mail],
             tools=agent.toolbox.specs(),
             files={
                 attachment.sha256: await agent.transcripts.file(run_id, attachment.sha256)
-                for run_id, message in conversation
+                for run_id, message in attached
                 for attachment in message.attachments
             },
             options=agent.model_options,
@@ -226,18 +227,26 @@ def _arguments(call: RequestedCall) -> dict[str, Any] | str:
     return parsed if isinstance(parsed, dict) else call.arguments
 
 
-async def _watched(work: Coroutine[Any, Any, list[str]], watch: Coroutine[Any, Any, None]) -> list[str]:
-    """Run `work` while `watch` looks at the store; what the watch raises stops the work and comes out."""
-    working, watching = asyncio.create_task(work), asyncio.create_task(watch)
+async def _watched(
+    work: Coroutine[Any, Any, list[str]], watch: Callable[[], Coroutine[Any, Any, None]], after: float
+) -> list[str]:
+    """Run `work`; when it takes longer than `after` seconds, `watch` looks at the store meanwhile.
+
+    What the watch raises stops the work and comes out.
+    """
+    tasks = [asyncio.create_task(work)]
     try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            await _stop(working)
-            watching.result()
-        return working.result()
+        await asyncio.wait(tasks, timeout=after)
+        if not tasks[0].done():
+            tasks.append(asyncio.create_task(watch()))
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            await _stop(tasks[0])
+            tasks[1].result()
+        return tasks[0].result()
     finally:
-        await _stop(working)
-        await _stop(watching)
+        for task in tasks:
+            await _stop(task)
 
 
 async def _stop(task: asyncio.Task[Any]) -> None:

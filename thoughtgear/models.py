@@ -4,8 +4,6 @@ Stored records allow unknown fields and keep them, so that an older worker that 
 newer one loses nothing. What crosses into Temporal holds ids and small facts only.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from dataclasses import Field as DataclassField
@@ -46,7 +44,7 @@ class Usage(Record):
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
-    def __add__(self, other: Usage) -> Usage:
+    def __add__(self, other: "Usage") -> "Usage":
         return Usage(
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
@@ -203,6 +201,7 @@ class RunState(Record):
 
 
 # What crosses into Temporal: plain dataclasses, so that any data converter and any language can send them.
+# Their annotations are types, not text: Temporal's converter would compile the text anew for every payload.
 # Only what differs from the defaults is sent (`sparse`): every byte is kept by the server for each iteration.
 
 WORKFLOW = "RunWorkflow"

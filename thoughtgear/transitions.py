@@ -45,7 +45,7 @@ def save_reply(
     state.model_replies += 1
     state.usage = state.usage + reply.usage if reply.usage else state.usage
     messages = [*absorb(state, seen), reply]
-    state.ledger = [row.model_copy(deep=True) for row in rows]
+    state.ledger = [row.model_copy() for row in rows]
     if rows:
         return messages
     return messages + complete_turn(state, limits, answer=reply.text)

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 from thoughtgear.errors import StoreError
@@ -26,14 +27,16 @@ class Threads:
     async def run(self, call: Callable[[], T]) -> T:
         """Return what `call` returns. A cancelled caller waits until the call is finished, or takes it
         back before it begins: it never goes on behind the caller's back."""
-        future = self._submit(call)
-        waiter = asyncio.wrap_future(future)
+        loop = asyncio.get_running_loop()
+        future, finished = self._submit(call), asyncio.Event()
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(finished.set))
         try:
-            return await asyncio.shield(waiter)
+            await finished.wait()
         except asyncio.CancelledError:
             if not future.cancel():
-                await _finished(waiter)
+                await _until(finished)
             raise
+        return future.result()
 
     def _submit(self, call: Callable[[], T]) -> Future[T]:
         if self.closed:
@@ -51,11 +54,7 @@ class Threads:
         self._pool = None
 
 
-async def _finished(waiter: asyncio.Future[T]) -> None:
-    while not waiter.done():
-        try:
-            await asyncio.wait([waiter])
-        except asyncio.CancelledError:
-            continue
-    if not waiter.cancelled():
-        waiter.exception()  # marks it as seen; the caller asked to be cancelled
+async def _until(finished: asyncio.Event) -> None:
+    while not finished.is_set():
+        with suppress(asyncio.CancelledError):  # the caller raises the one that it got
+            await finished.wait()
