@@ -31,7 +31,7 @@ from thoughtgear.models import TASK_QUEUE, WORKFLOW, RunInput, RunResult, sparse
 ClientSource = Client | Callable[[], Awaitable[Client]] | None
 """A client, or what makes one on first use; None: from the environment (see `connect`)."""
 
-Handle = WorkflowHandle[Any, Any]
+Handle = WorkflowHandle[Any, RunResult]
 
 QUERY = timedelta(seconds=5)
 
@@ -129,6 +129,9 @@ class RunClient:
         temporal_run_id = described.run_id or ""
         if described.status in _ENDED:
             return RunProgress(handle.id, temporal_run_id, _ENDED[described.status])
+        if described.status == WorkflowExecutionStatus.COMPLETED:
+            result = await handle.result()
+            return RunProgress(handle.id, temporal_run_id, result.status, result.run_id, result.iterations)
         answers = await pollers(self._client, described.task_queue)
         facts = (await _progress(handle) if answers else None) or {"status": "unknown"}
         return RunProgress(
@@ -141,13 +144,13 @@ class RunClient:
             facts.get("totals", []),
         )
 
-    async def wait(self, run_id: str, timeout: float | None = None) -> RunResult:  # noqa: ASYNC109 - as asyncio's own functions have it
+    async def wait(self, run_id: str, timeout: float | None = None) -> RunResult:  # noqa: ASYNC109
         """Return the result once the workflow is over; a run that failed or was cancelled gives a result with
         that status. Raises `WaitTimeoutError` after `timeout` seconds; the run goes on."""
         handle, _ = await self._find(run_id)
         try:
             async with asyncio.timeout(timeout):
-                return RunResult(**await handle.result())
+                return await handle.result()
         except TimeoutError:
             raise WaitTimeoutError(f"Workflow {handle.id} goes on after {timeout:g} s.") from None
         except WorkflowFailureError as exc:
@@ -170,7 +173,7 @@ class RunClient:
     async def _find(self, run_id: str) -> tuple[Handle, WorkflowExecutionDescription]:
         """Look under the id itself, then under that of a run which a handler started."""
         for name in (run_id, workflow_id_for(run_id)):
-            handle = self._client.get_workflow_handle(name)
+            handle = self._client.get_workflow_handle(name, result_type=RunResult)
             try:
                 return handle, await handle.describe()
             except RPCError as exc:

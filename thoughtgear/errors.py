@@ -11,6 +11,7 @@
     ├── RunFailedError                the run ended as failed
     ├── RunCancelledError             the run ended as cancelled
     ├── WaitTimeoutError              also a TimeoutError: the run goes on
+    ├── ExecutorUnavailableError      retryable: the run is durable, and nothing was told to drive it
     ├── SupersededError               a newer attempt holds the run; the store is untouched
     ├── StoreError
     │   ├── ConflictError             someone else committed first; nothing was written
@@ -76,6 +77,12 @@ class RunCancelledError(ThoughtgearError):
 
 class WaitTimeoutError(ThoughtgearError, TimeoutError):
     """The run is not over yet; it goes on."""
+
+
+class ExecutorUnavailableError(ThoughtgearError):
+    """What drives the runs can't be reached; the run is in the store, schedule it again."""
+
+    retryable = True
 
 
 class SupersededError(ThoughtgearError):

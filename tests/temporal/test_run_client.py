@@ -39,6 +39,8 @@ async def test_a_run_from_start_to_end(world: World) -> None:
         ended = await client.get(name)
         with pytest.raises(RunNotFoundError, match="over"):
             await client.send(name, "Too late.")
+    unattended = await client.get(name)
+    assert (unattended.status, unattended.iterations) == ("done", 2)
     assert (going.status, going.workflow_id) == ("running", name)
     assert (result.status, result.output, result.run_id) == ("done", "Second.", going.run_id)
     assert (ended.status, ended.iterations) == ("done", 2)

@@ -16,7 +16,7 @@ from temporalio.worker import Worker
 from world import World
 
 from thoughtgear import TemporalExecutor, ThoughtgearPlugin, build_worker
-from thoughtgear.errors import ConfigurationError
+from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError
 
 
 @workflow.defn
@@ -128,6 +128,22 @@ async def test_the_executor_connects_on_first_use(
             state, again = await asyncio.gather(*(handler.handle_prompt("Hello", wait=True) for _ in (1, 2)))
         assert (state.status, again.status) == ("done", "done")
     assert len(calls) == 1
+
+
+async def test_a_server_that_is_away(world: World, server: str) -> None:
+    """When Temporal can't be reached, or has no such namespace, the prompt is durable and the error says what
+    to do; scheduled again, the run goes on."""
+    away = await Client.connect("127.0.0.1:1", lazy=True)
+    nowhere = await Client.connect(server, namespace="none-such")
+    for client in (away, nowhere):
+        handler = world.handler(["Done."], executor=TemporalExecutor(client, world.queue))
+        with pytest.raises(ExecutorUnavailableError, match="continue_run"):
+            await handler.handle_prompt("Hello", request_id="r")
+    back = world.handler(["Done."])
+    async with world.worker(back):
+        [state] = (await back.store.list_runs()).runs
+        await back.continue_run(state.run_id)
+        assert (await back.wait(state.run_id)).status == "done"
 
 
 def test_importing_the_workflow_loads_no_driver() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,7 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from thoughtgear.client import ClientSource, connect, workflow_id_for
-from thoughtgear.errors import ConfigurationError, RunNotFoundError
+from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError, RunNotFoundError
 from thoughtgear.models import TASK_QUEUE, WORKFLOW, RunInput, sparse
 from thoughtgear.protocols import Reach
 
@@ -55,47 +57,39 @@ class TemporalExecutor:
         return workflow_id_for(run_id)
 
     async def schedule_next_iteration(self, run_id: str) -> None:
-        """Start the run's workflow, or wake the one that is there. Raises Temporal's `RPCError`."""
-        client, name = await self.client(), await self._address(run_id)
+        """Start the run's workflow, or wake the one that is there. Raises `ExecutorUnavailableError`."""
+        name = await self._address(run_id)
         handler = self._handler.name if self._handler is not None else "default"
-        await client.start_workflow(
-            WORKFLOW,
-            sparse(RunInput(run_id=run_id, handler=handler)),
-            id=name,
-            task_queue=self.task_queue,
-            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            start_signal="wake",
-            static_summary=f"thoughtgear · {handler}",
-            static_details=f"Run `{run_id}` of the handler `{handler}`. The transcript is in its store.",
-            rpc_timeout=timedelta(seconds=RPC_SECONDS),
-        )
+        with _reached():
+            await (await self.client()).start_workflow(
+                WORKFLOW,
+                sparse(RunInput(run_id=run_id, handler=handler)),
+                id=name,
+                task_queue=self.task_queue,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                start_signal="wake",
+                static_summary=f"thoughtgear · {handler}",
+                static_details=f"Run `{run_id}` of the handler `{handler}`. The transcript is in its store.",
+                rpc_timeout=timedelta(seconds=RPC_SECONDS),
+            )
 
     async def wait(self, run_id: str) -> None:
         """Return when the run's workflow is over, however it ended, or when there is none."""
-        client, name = await self.client(), await self._address(run_id)
-        try:
-            await client.get_workflow_handle(name).result()
-        except WorkflowFailureError:
-            return
-        except RPCError as exc:
-            if exc.status != RPCStatusCode.NOT_FOUND:
-                raise
+        name = await self._address(run_id)
+        with _reached(or_absent=True), suppress(WorkflowFailureError):
+            await (await self.client()).get_workflow_handle(name).result()
 
     async def cancel(self, run_id: str) -> bool:
         """Ask the run's workflow to cancel. Returns False when there is none that goes on: the server takes a
         cancel for one that has ended, too, so that it is asked first."""
-        client, name = await self.client(), await self._address(run_id)
-        handle = client.get_workflow_handle(name)
-        try:
-            if (await handle.describe()).status != WorkflowExecutionStatus.RUNNING:
-                return False
-            await handle.cancel()
-        except RPCError as exc:
-            if exc.status != RPCStatusCode.NOT_FOUND:
-                raise
-            return False
-        return True
+        name = await self._address(run_id)
+        with _reached(or_absent=True):
+            handle = (await self.client()).get_workflow_handle(name)
+            if (await handle.describe()).status == WorkflowExecutionStatus.RUNNING:
+                await handle.cancel()
+                return True
+        return False
 
     async def client(self) -> Client:
         """Return the client, connected on first use."""
@@ -113,3 +107,24 @@ class TemporalExecutor:
         except RunNotFoundError:
             return workflow_id_for(run_id)
         return driver.workflow_id or workflow_id_for(run_id)
+
+
+@contextmanager
+def _reached(*, or_absent: bool = False) -> Iterator[None]:
+    """Say in our own words that Temporal can't be reached; `or_absent`: leave quietly where nothing is there.
+
+    `from None`: the SDK's text may quote request metadata, where the API key is.
+    """
+    try:
+        yield
+    except RPCError as exc:
+        if not (or_absent and exc.status == RPCStatusCode.NOT_FOUND):
+            raise ExecutorUnavailableError(_unscheduled(exc.status.name)) from None
+    except RuntimeError as exc:
+        if not str(exc).startswith("Failed client connect"):
+            raise
+        raise ExecutorUnavailableError(_unscheduled("no connection")) from None
+
+
+def _unscheduled(why: str) -> str:
+    return f"Temporal refuses or does not answer ({why}). The run is in the store: go on with continue_run."

@@ -23,7 +23,6 @@ with workflow.unsafe.imports_passed_through():
         Report,
         RunInput,
         RunResult,
-        StartInput,
         sparse,
     )
     from thoughtgear.workflows import details, steps
@@ -79,15 +78,10 @@ class RunWorkflow:
     @workflow.query
     def progress(self) -> dict[str, Any]:
         """Where the run stands, in ids and small facts."""
-        report = self._report
-        return {
-            "run_id": self._given.run_id,
-            "handler": self._given.handler,
-            "status": report.status if report else "running",
-            "iterations": self._carried.iteration - 1,
-            "reason": report.reason if report else "",
-            "totals": self._carried.totals,
-        }
+        given, carried, report = self._given, self._carried, self._report
+        status, reason = (report.status, report.reason) if report else ("running", "")
+        facts = {"run_id": given.run_id, "handler": given.handler, "status": status, "reason": reason}
+        return {**facts, "iterations": carried.iteration - 1, "totals": carried.totals}
 
     @property
     def _over(self) -> bool:
@@ -96,7 +90,7 @@ class RunWorkflow:
     async def _until_over(self) -> Report:
         try:
             if self._given.run_id is None:
-                self._note(await steps.start(self._start_input()))
+                self._note(await steps.start(steps.start_input(self._given)))
             return await self._loop()
         except (ActivityError, asyncio.CancelledError) as exc:
             cancelled = is_cancelled_exception(exc)
@@ -117,19 +111,6 @@ class RunWorkflow:
             if step and step.kind == "wait":
                 await self._wait(step.seconds)
             await self._iterate()
-
-    def _start_input(self) -> StartInput:
-        """Name the run by the first execution, so that a retry and a reset find it; under a cron, by each."""
-        info = workflow.info()
-        given = self._given
-        return StartInput(
-            prompt=given.prompt or "",
-            execution=info.original_execution_run_id if info.cron_schedule else info.first_execution_run_id,
-            handler=given.handler,
-            session_id=given.session_id,
-            user_id=given.user_id,
-            metadata=given.metadata,
-        )
 
     async def _iterate(self) -> None:
         carried, given = self._carried, self._given
@@ -179,7 +160,7 @@ class RunWorkflow:
         if close.run_id is None:
             if close.status == "failed":
                 return fallback
-            close.start = self._start_input()
+            close.start = steps.start_input(self._given)
         try:
             return await steps.close(close)
         except ActivityError:

@@ -21,6 +21,7 @@ from thoughtgear.models import (
     DeliverInput,
     IterationInput,
     Report,
+    RunInput,
     StartInput,
     sparse,
 )
@@ -37,6 +38,19 @@ RETRY = RetryPolicy(
 BRIEF = timedelta(seconds=30)
 LONG = timedelta(hours=24)
 HEARTBEAT = timedelta(seconds=10)
+
+
+def start_input(given: RunInput) -> StartInput:
+    """Name the run by the first execution, so that a retry and a reset find it; under a cron, by each."""
+    info = workflow.info()
+    return StartInput(
+        prompt=given.prompt or "",
+        execution=info.original_execution_run_id if info.cron_schedule else info.first_execution_run_id,
+        handler=given.handler,
+        session_id=given.session_id,
+        user_id=given.user_id,
+        metadata=given.metadata,
+    )
 
 
 async def start(given: StartInput) -> Report:
