@@ -130,13 +130,14 @@ async def test_a_locked_database_is_retryable(
 
 
 async def test_an_error_holds_no_text(store: SqlAdapter, tmp_path: Path) -> None:
-    """Neither a translated error nor its cause quotes what was to be written."""
+    """Neither a translated error nor its cause quotes what was to be written; no retry mends this one."""
     state = await append(store, new_run("r"), "a")
     with sqlite3.connect(tmp_path / "store.db") as connection:
         connection.execute("DROP TABLE messages")
     with pytest.raises(StoreError) as caught:
         await append(store, state, "a secret prompt")
     assert "secret" not in f"{caught.value} {caught.value.__cause__}"
+    assert not caught.value.retryable
     assert await store.load_run("r") == state
 
 

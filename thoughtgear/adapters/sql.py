@@ -64,6 +64,9 @@ class SqlAdapter:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def __repr__(self) -> str:
+        return f"SqlAdapter({self._database})"
+
     @classmethod
     def from_url(cls, url: str) -> SqlAdapter:
         """Make a store from `sqlite:///…`. Raises `ConfigurationError`, which never repeats the URL."""

@@ -39,6 +39,9 @@ class SqliteDatabase:
         self._connection: Connection | None = None
         self._pid = 0
 
+    def __repr__(self) -> str:
+        return f"sqlite:///{self.path}"
+
     async def read(self, txn: Callable[[Connection], T]) -> T:
         """Return what `txn` returns; it sees one state of the database."""
         return await self._threads.run(lambda: self._transact(txn, "BEGIN"))
@@ -137,6 +140,8 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 def _translated(exc: SQLAlchemyError) -> StoreError:
     # SQLite's own messages name tables and files, never values.
     reason = exc.orig if isinstance(exc, DatabaseError) else type(exc).__name__
-    if isinstance(exc, OperationalError):
+    # SQLITE_ERROR is a statement that this database can't run; all else may pass: busy, full, I/O.
+    hopeless = getattr(reason, "sqlite_errorname", "") == "SQLITE_ERROR"
+    if isinstance(exc, OperationalError) and not hopeless:
         return StoreUnavailableError(f"SQLite can't be used right now: {reason}.")
     return StoreError(f"SQLite failed: {reason}.")
