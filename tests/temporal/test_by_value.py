@@ -81,6 +81,8 @@ async def test_the_command_line_of_temporal_is_enough(world: World, server: str)
         (({"prompt": 7},), "prompt has to be a string"),
         (({"prompt": "a", "metadata": "b"},), "metadata has to be an object"),
         (({"prompt": "a", "sesion_id": "b"},), "Unknown fields: ['sesion_id']"),
+        (({"prompt": "a", "carried": {"version": "b"}},), "leave it out"),
+        (({"prompt": "a", "carried": {"rows": [[1]], "totals": [1, 2, 3, 4, 5]}},), "leave it out"),
         (({"prompt": "   "},), "prompt"),
         (({"run_id": "none-such"},), "no run none-such"),
         (({"run_id": "../etc"},), "run id"),

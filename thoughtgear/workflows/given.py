@@ -8,6 +8,7 @@ from typing import Any
 
 from thoughtgear.errors import InvalidInputError
 from thoughtgear.models import Carried, RunInput
+from thoughtgear.workflows.details import render
 
 _TYPES: dict[str, type] = {
     "prompt": str,
@@ -43,5 +44,19 @@ _NAMES: dict[type, str] = {str: "a string", dict: "an object"}
 
 def _read_carried(value: dict[str, Any]) -> Carried:
     """An older worker may read what a newer one carried: what it does not know is left out."""
-    known = {item.name for item in fields(Carried)}
-    return Carried(**{key: item for key, item in value.items() if key in known})
+    blank = Carried()
+    known = {item.name: type(getattr(blank, item.name)) for item in fields(Carried)}
+    carried = Carried(**{key: item for key, item in value.items() if key in known})
+    try:
+        typed = all(
+            isinstance(getattr(carried, key), _NUMBERS.get(kind, kind)) for key, kind in known.items()
+        )
+        render(carried, run_id=None, status="")
+    except (TypeError, ValueError):
+        typed = False
+    if not typed:
+        raise InvalidInputError("carried is what a workflow hands to its successor; leave it out.")
+    return carried
+
+
+_NUMBERS: dict[type, Any] = {float: int | float}
