@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Coroutine
@@ -17,7 +19,7 @@ from temporalio.service import RPCError
 
 from thoughtgear import __version__, commands, logs
 from thoughtgear.commands import NewPrompt, Output, Place
-from thoughtgear.errors import ThoughtgearError
+from thoughtgear.errors import RunNotFoundError, ThoughtgearError
 
 INTERRUPTED = 130
 
@@ -130,7 +132,7 @@ def demo(
     from thoughtgear.demo.story import tell
 
     console = Console(stderr=as_json, highlight=False)
-    _call(tell(path, console, keep=keep, scripted=scripted, as_json=as_json), debug)
+    _call(tell(path.resolve(), console, keep=keep, scripted=scripted, as_json=as_json), debug)
 
 
 @app.command()
@@ -173,7 +175,7 @@ def worker(
     from thoughtgear.serve import serve
 
     place = Place(target=target, db=db, address=address, namespace=namespace, task_queue=task_queue)
-    _call(serve(place, grace=grace, log_json=json_logs, debug=debug), debug, fast=True)
+    _call(serve(place, grace=grace, log_json=json_logs, debug=debug), debug, for_people=False)
 
 
 @app.command()
@@ -294,6 +296,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without Unicode still gets its answer
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # tidy up as after Ctrl-C
     app()
 
 
@@ -301,14 +304,19 @@ def _output(as_json: bool = False, quiet: bool = False) -> Output:
     return Output(Console(highlight=False), Console(stderr=True, highlight=False), as_json, quiet)
 
 
-def _call(work: Coroutine[Any, Any, int], debug: bool, *, fast: bool = False) -> None:
-    """Run a command to its exit code; what went wrong becomes a line on stderr."""
-    _set_logs(debug)
+def _call(work: Coroutine[Any, Any, int], debug: bool, *, for_people: bool = True) -> None:
+    """Run a command to its exit code; what went wrong becomes a line on stderr. A worker, which is not for
+    people, sets its own logs and wants a fast loop."""
+    if for_people:
+        _set_logs(debug)
     try:
-        with asyncio.Runner(loop_factory=_fast_loop() if fast else None) as runner:
+        with asyncio.Runner(loop_factory=None if for_people else _fast_loop()) as runner:
             code = runner.run(work)
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except BrokenPipeError:  # the reader of stdout has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except (ThoughtgearError, RPCError, OSError) as exc:
         code = 1
         if debug:
@@ -322,6 +330,8 @@ def _explain(exc: Exception) -> str:
         return (
             f"Temporal answered {exc.status.name}; is the server there, and are address and namespace right?"
         )
+    if isinstance(exc, RunNotFoundError):
+        return f"{exc} See which there are: thoughtgear runs"
     return str(exc)
 
 
@@ -335,7 +345,7 @@ def _fast_loop() -> Any:
 
 
 def _set_logs(debug: bool) -> None:
-    """Commands for people show warnings without stacks; `worker` sets its own logs."""
+    """Show warnings, without stacks unless they are asked for."""
     if debug:
         logs.configure(level="DEBUG")
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -97,6 +98,7 @@ async def resume(place: Place, run_id: str, output: Output) -> int:
         state = await desk.handler.get_run(run_id)
         if not state.over:
             await desk.handler.executor.schedule_next_iteration(run_id)
+        desk.resumed = state.version
         return await _follow(desk, state, output, after=state.message_count - 1)
 
 
@@ -180,6 +182,7 @@ class _Desk:
     def __init__(self, place: Place, handler: PromptHandler, client: Client | None, task_queue: str) -> None:
         self.place, self.handler = place, handler
         self.client, self.task_queue = client, task_queue
+        self.resumed = -1
         self._ui = find_ui(client) if client else None
 
     def link(self, state: RunState) -> str | None:
@@ -206,6 +209,9 @@ class _Desk:
             return (
                 f"No worker polls the task queue {self.task_queue!r}; start one: thoughtgear worker {target}"
             )
+        if state.version == self.resumed and state.claim.live():
+            left = state.claim.deadline - time.time()
+            return f"Whoever worked on this run before holds it for up to {left:.0f} s more."
         if state.driver.executor == "local" and not state.claim.live() and self.client is None:
             return (
                 f"Nothing works on this run now; go on with: {self.again(f'run --continue {state.run_id}')}"

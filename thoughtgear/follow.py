@@ -54,6 +54,11 @@ class Follower:
         self._version = -1
         self._said, self._attempt = "", (0, 0)
 
+    @property
+    def seq(self) -> int:
+        """The last message that the view was told."""
+        return self._seq
+
     async def until_over(self, on_idle: OnIdle | None = None) -> RunState:
         """Return the state once the run is over. A store that is away for a while is waited for; `on_idle`
         is called once, when nothing was new for 2 s. Raises `RunNotFoundError`, `StoreError`."""

@@ -65,9 +65,9 @@ def result_line(result: ToolResult, seconds: float | None, width: int) -> Text:
 
 
 def seconds_of(state: RunState) -> float:
-    """How long the run took, or has taken so far."""
+    """How long the run took from its prompt on, or has taken so far."""
     end = state.updated_at if state.over else now()
-    return max(0.0, (end - (state.started_at or state.created_at)).total_seconds())
+    return max(0.0, (end - state.created_at).total_seconds())
 
 
 def count(number: int, noun: str) -> str:

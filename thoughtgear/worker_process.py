@@ -85,7 +85,7 @@ class WorkerProcess:
 
     async def until_ended(self) -> None:
         """Return when the process has ended."""
-        while self.running:
+        while self.running:  # noqa: ASYNC110 - nothing tells of a process's end but looking
             await asyncio.sleep(POLL_SECONDS)
 
     def kill(self) -> None:

@@ -153,6 +153,8 @@ class SqlAdapter:
         self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
     ) -> list[str]:
         key = schema.documents[collection].c.key
+        # No key has a control character, so that any one stands for the NUL that PostgreSQL's text hasn't.
+        prefix, after = prefix.replace("\0", "\1"), after.replace("\0", "\1")
         query = select(key).where(key > after, key >= prefix).order_by(key).limit(max(limit, 0))
         end = _past(prefix)
         bounded = query if end is None else query.where(key < end)
@@ -169,12 +171,17 @@ def _row_of(state: RunState) -> dict[str, Any]:
         "version": state.version,
         "message_count": state.message_count,
         "status": state.status,
-        "handler": state.handler,
-        "session_id": state.session_id,
-        "user_id": state.user_id,
+        "handler": _searchable(state.handler),
+        "session_id": _searchable(state.session_id),
+        "user_id": _searchable(state.user_id),
         "created_at": position(state)[0],
         "body": encode(state),
     }
+
+
+def _searchable(text: str | None) -> str | None:
+    """Return the text for a column: PostgreSQL's text has no NUL. The body is JSON and escapes its own."""
+    return text and text.replace("\\", "\\\\").replace("\0", "\\0")
 
 
 def _create(connection: Connection, row: dict[str, Any], first: int) -> None:
@@ -218,7 +225,7 @@ def _runs_query(where: RunFilter, start: Position | None) -> Select[Any]:
     query = select(runs.body).where(runs.deleted_until.is_(None))
     for name in ("status", "handler", "session_id", "user_id"):
         wanted = getattr(where, name)
-        query = query if wanted is None else query.where(runs[name] == wanted)
+        query = query if wanted is None else query.where(runs[name] == _searchable(wanted))
     if start is not None:
         created, run_id = start
         older = or_(runs.created_at < created, and_(runs.created_at == created, runs.run_id < run_id))

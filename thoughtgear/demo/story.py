@@ -110,7 +110,7 @@ class Story:
         self._tell(link, "dim")
         follower = Follower(self._handler.store, run.run_id, self._narrator, after=0)
         following = asyncio.create_task(follower.until_over())
-        killing = asyncio.create_task(self._kill_in_the_middle(run.run_id))
+        killing = asyncio.create_task(self._kill_in_the_middle(run.run_id, follower))
         try:
             state = await following
             kill = await killing
@@ -145,10 +145,10 @@ class Story:
             raise ConfigurationError(f"Worker {number} did not start: {worker.last_words()}")
         self._tell(f"Worker {number} (pid {worker.pid}) is ready.")
 
-    async def _kill_in_the_middle(self, run_id: str) -> Kill | None:
+    async def _kill_in_the_middle(self, run_id: str, follower: Follower) -> Kill | None:
         """Kill the first worker once the victim has had its effect, and start the second. None when the run
         ends without the victim: a real model may never call it."""
-        if not await self._victim_hit(run_id):
+        if not await self._victim_hit(run_id, follower):
             return None
         worker = self._workers[0]
         worker.kill()
@@ -159,14 +159,20 @@ class Story:
         saved = frozenset(row.call.id for row in state.ledger if row.status in ("done", "failed"))
         await self._start_worker(hold=0.0)
         self._tell("Temporal misses worker 1 after 10 s without a heartbeat, then tries again.")
-        while (now := await self._handler.get_run(run_id)).version == state.version:
-            await asyncio.sleep(LOOK_SECONDS)
-        recovered = now.updated_at.timestamp()
+        recovered = await self._next_commit(run_id, state.version)
         self._tell(f"Worker 2 has the run, {recovered - at:.1f} s after the kill.", "bold green")
         return Kill(at, state.version, saved, recovered)
 
-    async def _victim_hit(self, run_id: str) -> bool:
-        """Wait until the victim is in its middle and its siblings are finished or in theirs."""
+    async def _next_commit(self, run_id: str, version: int) -> float:
+        """Return when (Unix seconds) the run went beyond this version."""
+        while True:
+            state = await self._handler.get_run(run_id)
+            if state.version > version:
+                return state.updated_at.timestamp()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _victim_hit(self, run_id: str, follower: Follower) -> bool:
+        """Wait until the victim is in its middle, its siblings are finished or in theirs, and all is told."""
         hit_at: float | None = None
         while True:
             state = await self._handler.get_run(run_id)
@@ -177,7 +183,8 @@ class Story:
                 return False
             if middles & victims:
                 hit_at = hit_at or time.monotonic()
-                if _settled(state, middles) or time.monotonic() > hit_at + SETTLE_SECONDS:
+                told = follower.seq == state.message_count - 1
+                if (told and _settled(state, middles)) or time.monotonic() > hit_at + SETTLE_SECONDS:
                     return True
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -186,14 +193,13 @@ def _settled(state: RunState, middles: set[str]) -> bool:
     return all(row.status in ("done", "failed") or row.call.id in middles for row in state.ledger)
 
 
-async def tell(path: Path, console: Console, *, keep: bool, scripted: bool, as_json: bool) -> int:
+async def tell(folder: Path, console: Console, *, keep: bool, scripted: bool, as_json: bool) -> int:
     """Play the story, and close with the facts. Returns 0 when every promise was kept."""
     narrator = Narrator(console)
-    folder, model = path.resolve(), "" if scripted else _real_model()
+    model = "" if scripted else _real_model()
     files = Folder(folder)
-    narrator.note(
-        f"An agent looks through {clean(str(folder))} ({count(len(files.files), 'file')}{' or more' * files.cut})."
-    )
+    found = count(len(files.files), "file") + " or more" * files.cut
+    narrator.note(f"An agent looks through {clean(str(folder))} ({found}).")
     if model:
         narrator.note(
             f"Model {model}: names and contents of files go to it; --scripted keeps them here.", "yellow"
@@ -206,8 +212,12 @@ async def tell(path: Path, console: Console, *, keep: bool, scripted: bool, as_j
             facts = await Story(stage, server, client, narrator).play()
             _close(facts, console, as_json=as_json)
             if keep:
-                console.print(f"\nKept: {facts.link}\nFiles: {work}\nCtrl-C ends the server.", soft_wrap=True)
+                console.print(f"UI     {facts.link}\nfiles  {work}\nCtrl-C ends the server.", soft_wrap=True)
                 await _until_interrupted()
+            elif not as_json:
+                console.print(
+                    "The report, the logs and the page in the UI stay with: thoughtgear demo --keep"
+                )
     return 0 if facts.kept else 1
 
 
@@ -216,9 +226,11 @@ def _close(facts: Facts, console: Console, *, as_json: bool) -> None:
         print_json(facts.as_dict())
         return
     console.print()
-    console.print(Text.assemble((facts.status, "bold"), f"  {clean(facts.answer)}"), soft_wrap=True)
+    verdict = "everything is as promised" if facts.kept else "NOT everything is as promised"
+    console.print(Text.assemble((facts.status, "bold"), f", and {verdict}", style="green" * facts.kept))
     console.print()
     console.print(closing_table(facts))
+    console.print()
     if not facts.killed:
         console.print(f"The model never called {VICTIM}, so no worker was killed.")
 
