@@ -116,7 +116,9 @@ class PromptHandler:
 
         With the local executor it resolves when the run is over, with a remote one at once; `wait`
         overrides either. The same `request_id` again is the same run. Look at `status`, `output` and
-        `error`. Raises `InvalidInputError`, `SessionBusyError`, `StoreError`.
+        `error`. Raises `InvalidInputError`, `SessionBusyError`, `StoreError`, and `ExecutorUnavailableError`
+        when the prompt is stored and nothing could be told to drive it: `continue_run`, or the same
+        `request_id` again, mends that.
         """
         state = await self.create_run(
             text,
@@ -164,7 +166,8 @@ class PromptHandler:
         """Send a message to a run; it is read before the next model call.
 
         To a run that is over: a new run in the same session (or, without a session, on its own). The same
-        `request_id` again is the same message. Raises `RunNotFoundError`, `InvalidInputError`.
+        `request_id` again is the same message. Raises `RunNotFoundError`, `InvalidInputError`,
+        `ExecutorUnavailableError` (the message is stored).
         """
         Prompt(text, request_id=request_id).check(self.limits)
         item = InboxItem(request_id=request_id or uuid4().hex, text=text)

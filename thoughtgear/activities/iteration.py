@@ -36,6 +36,9 @@ from thoughtgear.protocols import Attempt
 LAST_CLOSE, LAST_DELIVERY = 4, 15
 """At which attempt these give up on a handler that no worker knows: a workflow has to be able to end."""
 
+WATCH = 10.0
+"""Seconds between two looks at the store during a long step. A cancel comes through the heartbeat."""
+
 LOOK_AGAIN = 1.0
 """Seconds until the workflow looks again at a run that another attempt holds."""
 
@@ -151,4 +154,5 @@ def _attempt(heartbeat: Heartbeat) -> Attempt:
         serialised=True,
         version=heartbeat.version,
         acknowledged=heartbeat.acknowledged,
+        watch=WATCH,
     )
