@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 from uuid import uuid4
 
@@ -105,8 +106,15 @@ class RunWriter:
         `StoreUnavailableError` when the outcome can't be learnt. A cancelled caller gets its
         cancellation after the write is over.
         """
+        nonce = uuid4().hex
         async with self._lock:
-            return await uninterrupted(self._commit(change, release))
+            try:
+                return await self._commit(change, release, nonce)
+            except asyncio.CancelledError:
+                # The write may be done or not begun. The same commit again finds it done, or does it.
+                with suppress(Exception):
+                    await uninterrupted(self._commit(change, release, nonce))
+                raise
 
     async def check(self) -> None:
         """The last await before an effect: make sure that this attempt may go on.
@@ -137,8 +145,7 @@ class RunWriter:
         async with self._lock:
             self._adopt(await self._store.load_run(self.state.run_id))
 
-    async def _commit(self, change: Change, release: bool) -> RunState:
-        nonce = uuid4().hex
+    async def _commit(self, change: Change, release: bool, nonce: str) -> RunState:
         unanswered = 0
         while True:
             draft, messages = self._draft(change, nonce, release)
@@ -160,14 +167,18 @@ class RunWriter:
     def _draft(self, change: Change, nonce: str, release: bool) -> tuple[RunState, list[Message]]:
         base = self.state
         # A change sets fields of the draft anew and rows of its ledger; nothing else is changed in place.
-        draft = base.model_copy(update={"ledger": [row.model_copy() for row in base.ledger]})
+        draft = base.model_copy(
+            update={
+                "version": base.version + 1,
+                "nonce": nonce,
+                "updated_at": now(),
+                "ledger": [row.model_copy() for row in base.ledger],
+            }
+        )
         messages = change(draft)
         for seq, message in enumerate(messages, base.message_count):
             message.seq = seq
         draft.message_count += len(messages)
-        draft.version = base.version + 1
-        draft.nonce = nonce
-        draft.updated_at = now()
         draft.claim = self._next_claim(release or draft.over)
         if self._attempt.driver not in ("direct", draft.driver.executor):
             draft.driver = Driver(executor=self._attempt.driver)

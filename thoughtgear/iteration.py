@@ -234,16 +234,17 @@ async def _watched(
 
     What the watch raises stops the work and comes out.
     """
-    tasks = [asyncio.create_task(work)]
+    working = asyncio.create_task(work)
+    tasks: list[asyncio.Task[Any]] = [working]
     try:
         await asyncio.wait(tasks, timeout=after)
-        if not tasks[0].done():
+        if not working.done():
             tasks.append(asyncio.create_task(watch()))
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
-            await _stop(tasks[0])
-            tasks[1].result()
-        return tasks[0].result()
+        if not working.done():
+            await _stop(working)
+            tasks[-1].result()
+        return working.result()
     finally:
         for task in tasks:
             await _stop(task)

@@ -8,9 +8,14 @@ import time
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from dataclasses import Field as DataclassField
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+D = TypeVar("D", bound="DataclassInstance")
 
 FORMAT = 1
 """The format number of the records that this version writes."""
@@ -347,3 +352,9 @@ def sparse(record: Any) -> dict[str, Any]:
 
 def _default(item: DataclassField[Any]) -> Any:
     return item.default_factory() if item.default_factory is not MISSING else item.default
+
+
+def restored(kind: type[D], value: dict[str, Any]) -> D:
+    """Return the dataclass that `sparse` made a dict of. What a newer version has put there is left out."""
+    known = {item.name for item in fields(kind)}
+    return kind(**{name: item for name, item in value.items() if name in known})

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from thoughtgear.errors import InvalidInputError
-from thoughtgear.models import Carried, RunInput
+from thoughtgear.models import Carried, RunInput, restored
 from thoughtgear.workflows.details import render
 
 _TYPES: dict[str, type] = {
@@ -46,7 +46,7 @@ def _read_carried(value: dict[str, Any]) -> Carried:
     """An older worker may read what a newer one carried: what it does not know is left out."""
     blank = Carried()
     known = {item.name: type(getattr(blank, item.name)) for item in fields(Carried)}
-    carried = Carried(**{key: item for key, item in value.items() if key in known})
+    carried = restored(Carried, value)
     try:
         typed = all(
             isinstance(getattr(carried, key), _NUMBERS.get(kind, kind)) for key, kind in known.items()

@@ -23,6 +23,7 @@ from thoughtgear.models import (
     Report,
     RunInput,
     StartInput,
+    restored,
     sparse,
 )
 
@@ -55,30 +56,30 @@ def start_input(given: RunInput) -> StartInput:
 
 async def start(given: StartInput) -> Report:
     """Create the run of a prompt that came by value."""
-    report: Report = await workflow.execute_activity(
+    report: dict[str, Any] = await workflow.execute_activity(
         START_RUN,
         sparse(given),
-        result_type=Report,
+        result_type=dict,
         start_to_close_timeout=BRIEF,
         retry_policy=RETRY,
         summary="start",
     )
-    return report
+    return restored(Report, report)
 
 
 async def iterate(given: IterationInput) -> Report:
     """Run an iteration. When cancelled it ends with what it saved, and may even report success."""
-    report: Report = await workflow.execute_activity(
+    report: dict[str, Any] = await workflow.execute_activity(
         RUN_ITERATION,
         sparse(given),
-        result_type=Report,
+        result_type=dict,
         start_to_close_timeout=LONG,
         heartbeat_timeout=HEARTBEAT,
         retry_policy=RETRY,
         cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         summary=f"iteration {given.iteration}",
     )
-    return report
+    return restored(Report, report)
 
 
 async def close(given: CloseInput) -> Report:
@@ -86,13 +87,13 @@ async def close(given: CloseInput) -> Report:
     closing = workflow.execute_activity(
         CLOSE_RUN,
         sparse(given),
-        result_type=Report,
+        result_type=dict,
         start_to_close_timeout=BRIEF,
         retry_policy=RETRY,
         summary=f"close: {given.status}",
     )
-    report: Report = await uncancelled(closing)
-    return report
+    report: dict[str, Any] = await uncancelled(closing)
+    return restored(Report, report)
 
 
 async def deliver(given: DeliverInput) -> None:
