@@ -14,6 +14,8 @@ from thoughtgear.protocols import Executor, ModelProvider, OrmAdapter
 ADAPTERS = {
     "memory": "thoughtgear.adapters.memory:MemoryAdapter",
     "sqlite": "thoughtgear.adapters.sql:SqlAdapter",
+    "postgresql": "thoughtgear.adapters.postgres:PostgresAdapter",
+    "postgres": "thoughtgear.adapters.postgres:PostgresAdapter",
     "files": "thoughtgear.adapters.files:FilesAdapter",
 }
 """URL scheme → a class with `from_url(url)` and `from_dict(settings)`."""

@@ -120,7 +120,10 @@ UPDATE_RUN = Statement(
     .where(_r.message_count == bindparam("from_count"))
     .values({name: bindparam(name) for name in _columns})
 )
-DROP_RUN = Statement(delete(run_states).where(_r.run_id == bindparam("run_id")))
+# Only a tombstone: another creator may have put a run in its place meanwhile.
+DROP_RUN = Statement(
+    delete(run_states).where(_r.run_id == bindparam("run_id"), _r.deleted_until.is_not(None))
+)
 ADD_MESSAGE = Statement(
     insert(messages).values({name: bindparam(name) for name in ("run_id", "seq", "body")})
 )

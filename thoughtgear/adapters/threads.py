@@ -34,7 +34,7 @@ class Threads:
             await finished.wait()
         except asyncio.CancelledError:
             if not future.cancel():
-                await _until(finished)
+                await until(finished)
             raise
         return future.result()
 
@@ -54,7 +54,8 @@ class Threads:
         self._pool = None
 
 
-async def _until(finished: asyncio.Event) -> None:
+async def until(finished: asyncio.Event) -> None:
+    """Wait for the event, whatever cancels the caller meanwhile."""
     while not finished.is_set():
         with suppress(asyncio.CancelledError):  # the caller raises the one that it got
             await finished.wait()

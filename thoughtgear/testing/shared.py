@@ -23,7 +23,7 @@ PROCESSES = 8
 COMMITS = 25
 """What each process commits: 200 together."""
 
-_PRELOAD = [f"thoughtgear.adapters.{name}" for name in ("sql", "files")]
+_PRELOAD = [f"thoughtgear.adapters.{name}" for name in ("sql", "postgres", "files")]
 
 
 class SharedClauses(StoreCase):

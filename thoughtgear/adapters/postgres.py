@@ -1,0 +1,286 @@
+"""PostgreSQL for the sql store: the functions of a connection run over asyncpg, in a loop of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import asyncpg
+from sqlalchemy import Connection, func, inspect, select
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.schema import CreateSchema
+
+from thoughtgear.adapters.loop_thread import Begin, LoopThread
+from thoughtgear.adapters.postgres_settings import RIGHT_URL, PostgresSettings
+from thoughtgear.adapters.sql import SqlAdapter
+from thoughtgear.adapters.sql_schema import prepare_schema, schema_is_ready
+from thoughtgear.errors import ConfigurationError, StoreError, StoreUnavailableError, ThoughtgearError
+from thoughtgear.protocols import Reach
+
+T = TypeVar("T")
+
+_LOCK = 7_450_239_861_207_714
+"""The advisory lock of whoever makes tables: any number that nobody else takes."""
+
+_DURABLE = (
+    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+)
+"""An acknowledged commit must be on the disk, whatever the database's default is."""
+
+_SETTING_STATES = ("22023", "28", "3D", "42")
+"""SQLSTATEs that a log-in answers with when a setting is wrong: a value, a user, a database, a name."""
+
+_PASSING_STATES = ("08", "25006", "40", "53", "55P03", "57", "58")
+"""SQLSTATEs that a retry may mend: connection, a server that became a standby, deadlock, resources, lock,
+shutdown and time-out, the system."""
+
+_FAULTS = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+
+
+class PostgresAdapter(SqlAdapter):
+    """The sql store in a schema of its own in a PostgreSQL database, shared over the network."""
+
+    reach: Reach = "network"
+
+    @classmethod
+    def from_url(cls, url: str) -> PostgresAdapter:
+        """Make a store from `postgresql://user:password@host:port/database?option=value`.
+
+        docs/settings.md has the options. Raises `ConfigurationError`, which never repeats the URL.
+        """
+        return cls(PostgresDatabase(PostgresSettings.from_url(url)))
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> PostgresAdapter:
+        """Make a store from `{"host", "port", "user", "password", "database"}` or `{"url": …}`, with the
+        options of a URL beside them."""
+        return cls(PostgresDatabase(PostgresSettings.from_dict(settings)))
+
+
+class PostgresDatabase:
+    """Runs each transaction whole, at READ COMMITTED, on a connection of a pool.
+
+    A read is one statement, so that it sees one state of the database without a BEGIN and a COMMIT on the
+    way. A write compares versions in its UPDATE, and unique keys stop the second of two creators: nothing
+    more is needed of the isolation. A transaction that finds its pooled connection dead before COMMIT was
+    sent has written nothing and is run again; afterwards nobody knows: `StoreUnavailableError`.
+    """
+
+    def __init__(self, settings: PostgresSettings) -> None:
+        self._settings = settings
+        self._thread = LoopThread("thoughtgear-postgres")
+        self._pool: _Pool | None = None
+
+    async def read(self, txn: Callable[[Connection], T]) -> T:
+        """Return what `txn` returns."""
+        return await self._thread.run(lambda begin: self._open().run(txn, begin, writes=False))
+
+    async def write(self, txn: Callable[[Connection], T]) -> T:
+        """Run `txn` and commit, or roll back when it raises."""
+        return await self._thread.run(lambda begin: self._open().run(txn, begin, writes=True))
+
+    async def aclose(self) -> None:
+        """Finish what is under way, close the connections and end the thread."""
+        await self._thread.aclose(self._close)
+
+    def _open(self) -> _Pool:
+        if self._pool is None or self._pool.pid != os.getpid():
+            _inherited.append(self._pool)
+            self._pool = _Pool(self._settings)
+        return self._pool
+
+    async def _close(self, _begin: Begin) -> None:
+        if self._pool is not None and self._pool.pid == os.getpid():
+            await self._pool.aclose()
+
+
+_inherited: list[object] = []
+"""Pools that a forked process got from its parent: closing a connection there would end the parent's."""
+
+
+class _Pool:
+    """The connections of one process. Used in the loop of the thread only."""
+
+    def __init__(self, settings: PostgresSettings) -> None:
+        self.pid = os.getpid()
+        self._settings = settings
+        self._engine = create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=partial(_connect, settings),
+            isolation_level="READ COMMITTED",
+            pool_size=settings.pool_size,
+            max_overflow=0,
+            pool_timeout=settings.pool_timeout,
+            pool_use_lifo=True,
+            hide_parameters=True,
+        )
+        self._reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._ready = False
+        self._preparing = asyncio.Lock()
+        self._under_way: set[asyncio.Task[Any] | None] = set()
+
+    async def run(self, txn: Callable[[Connection], T], begin: Begin, *, writes: bool) -> T:
+        task = asyncio.current_task()
+        self._under_way.add(task)
+        try:
+            await self._prepare()
+            return await self._run(self._engine if writes else self._reader, txn, begin)
+        finally:
+            self._under_way.discard(task)
+
+    async def aclose(self) -> None:
+        """Wait for what is under way and close the connections."""
+        under_way = [task for task in self._under_way if task is not None]
+        if under_way:
+            await asyncio.wait(under_way)
+        await self._engine.dispose()
+
+    async def _prepare(self) -> None:
+        """Make the tables where there are none. Raises `SchemaVersionError`."""
+        if self._ready:
+            return
+        async with self._preparing:
+            if not self._ready and not await self._run(self._reader, schema_is_ready, _nothing):
+                await self._run(self._engine, partial(_make_tables, self._settings.schema), _nothing)
+            self._ready = True
+
+    async def _run(self, engine: AsyncEngine, txn: Callable[[Connection], T], begin: Begin) -> T:
+        while True:
+            try:
+                return await self._attempt(engine, txn, begin)
+            except _DeadConnectionError:
+                continue  # ends with a fresh connection at the latest
+
+    async def _attempt(self, engine: AsyncEngine, txn: Callable[[Connection], T], begin: Begin) -> T:
+        async with self._connection(engine) as connection:
+            pooled = connection.info.setdefault("used", False)
+            connection.info["used"] = True
+            begin()
+            transaction = _Transaction(txn)
+            try:
+                return await connection.run_sync(transaction.run)
+            except ThoughtgearError:
+                raise
+            except IntegrityError:
+                raise StoreError("The database refused a row that breaks its rules.") from None
+            except _FAULTS as exc:
+                error = _translated(exc)
+                await connection.invalidate()
+                if pooled and not transaction.committing and _is_lost(exc):
+                    raise _DeadConnectionError from exc
+                # The driver's own error may quote the row: what is safe of it is in the message.
+                raise error from None
+
+    @asynccontextmanager
+    async def _connection(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        connection = engine.connect()
+        try:
+            await connection.start()
+        except PoolTimeoutError:
+            raise StoreUnavailableError(
+                f"All {self._settings.pool_size} connections to PostgreSQL are in use: raise pool_size."
+            ) from None
+        except _FAULTS as exc:  # a fault while SQLAlchemy gets to know a new connection
+            raise _translated(exc) from None
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+
+class _DeadConnectionError(Exception):
+    """A connection of the pool was dead, and nothing is written."""
+
+
+class _Transaction(Generic[T]):
+    """A function of a connection, in a transaction that remembers whether COMMIT was reached."""
+
+    def __init__(self, txn: Callable[[Connection], T]) -> None:
+        self._txn = txn
+        self.committing = False
+
+    def run(self, connection: Connection) -> T:
+        with connection.begin():
+            result = self._txn(connection)
+            self.committing = True
+        return result
+
+
+def _nothing() -> None:
+    """Begin what may be cancelled at any time."""
+
+
+def _make_tables(schema: str, connection: Connection) -> None:
+    connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    if not inspect(connection).has_schema(schema):
+        connection.execute(CreateSchema(schema))
+    prepare_schema(connection)
+
+
+async def _connect(settings: PostgresSettings) -> Any:
+    """Log in. Raises `StoreUnavailableError` where a later try may succeed, else `ConfigurationError`."""
+    try:
+        connection = await asyncpg.connect(**settings.login)
+    except asyncpg.PostgresError as exc:
+        raise _refused(exc, settings.address) from None
+    except (OSError, asyncpg.InternalClientError) as exc:
+        raise StoreUnavailableError(
+            f"PostgreSQL at {settings.address} can't be reached: {_reason(exc)}."
+        ) from None
+    except (ValueError, asyncpg.InterfaceError) as exc:  # their messages quote the settings
+        raise ConfigurationError(
+            f"These settings of PostgreSQL can't be used ({type(exc).__name__}). {RIGHT_URL}"
+        ) from None
+    try:
+        await connection.execute(_DURABLE)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+def _refused(exc: asyncpg.PostgresError, address: str) -> ThoughtgearError:
+    if _state(exc).startswith(_SETTING_STATES):
+        return ConfigurationError(f"PostgreSQL at {address} refuses these settings: {_reason(exc)}.")
+    return StoreUnavailableError(f"PostgreSQL at {address} does not let anyone in: {_reason(exc)}.")
+
+
+def _translated(exc: Exception) -> StoreError:
+    cause = _driver_error(exc)
+    if _is_lost(exc) or isinstance(cause, OSError) or _state(cause).startswith(_PASSING_STATES):
+        return StoreUnavailableError(f"PostgreSQL can't be used right now: {_reason(cause)}.")
+    return StoreError(f"PostgreSQL failed: {_reason(cause)}.")
+
+
+def _is_lost(exc: Exception) -> bool:
+    """Whether the connection is gone, and not merely slow."""
+    if isinstance(exc, DBAPIError) and exc.connection_invalidated:
+        return True
+    cause = _driver_error(exc)
+    return isinstance(cause, ConnectionError) or _state(cause).startswith(("08", "57P"))
+
+
+def _driver_error(exc: BaseException) -> BaseException:
+    """Return asyncpg's own error, which SQLAlchemy wraps twice."""
+    inner = getattr(exc, "orig", None) or exc
+    return inner.__cause__ if isinstance(inner.__cause__, asyncpg.PostgresError) else inner
+
+
+def _state(exc: BaseException) -> str:
+    return str(getattr(exc, "sqlstate", None) or "")
+
+
+def _reason(exc: BaseException) -> str:
+    """Say what happened, in the server's words where these can't hold a value."""
+    name = type(exc).__name__
+    if isinstance(exc, OSError):
+        return f"{name}, {exc.strerror}" if exc.strerror else name
+    if _state(exc).startswith((*_PASSING_STATES, "28", "3D", "42")):
+        return f"{name}, {exc.args[0]}"
+    return name

@@ -1,0 +1,148 @@
+"""What a URL or a dict says about a PostgreSQL store."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+
+from thoughtgear.errors import ConfigurationError
+
+RIGHT_URL = (
+    "Use postgresql://user:password@host:port/database, and in a user or password %40 for @, %3A for :, "
+    "%2F for /, %3F for ?, %23 for #, %25 for %."
+)
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
+_SCHEMA = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}")
+_LOGIN = ("host", "port", "user", "password", "database")
+_SECONDS = {"pool_timeout": 30.0, "connect_timeout": 10.0, "command_timeout": 30.0}
+_OWN = ("schema", "pool_size", *_SECONDS)
+_GRACE = 5.0
+"""Seconds that the server has, beyond the time that a command may take, to say that it gave up."""
+
+
+@dataclass(frozen=True)
+class PostgresSettings:
+    """Where the database is and how it is used. `login` is what `asyncpg.connect` takes, `pool_timeout` the
+    seconds to wait for a free one of `pool_size` connections."""
+
+    login: Mapping[str, Any] = field(repr=False)
+    address: str
+    schema: str
+    pool_size: int
+    pool_timeout: float
+
+    @classmethod
+    def from_url(cls, url: str) -> PostgresSettings:
+        """Read `postgresql://user:password@host:port/database?option=value`.
+
+        Own options: `schema`, `pool_size` and the times in seconds `pool_timeout`, `connect_timeout` and
+        `command_timeout`. Those of libpq (`sslmode`, `sslrootcert`, `passfile`, …) mean what they mean there;
+        all others are settings of the server's session. Raises `ConfigurationError`, which repeats nothing.
+        """
+        return cls._from(_read_url(url))
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> PostgresSettings:
+        """Read `host`, `port`, `user`, `password`, `database`, or a `url`, or a `url` and what differs from
+        it; the options of a URL stand beside them."""
+        given = {key: value for key, value in settings.items() if value is not None}
+        url = given.pop("url", None)
+        return cls._from({**(_read_url(str(url)) if url else {}), **given})
+
+    @classmethod
+    def _from(cls, options: Mapping[str, Any]) -> PostgresSettings:
+        schema = str(options.get("schema", "thoughtgear"))
+        if not _SCHEMA.fullmatch(schema) or "search_path" in options:
+            raise ConfigurationError(
+                "The tables' schema is set by schema: a-z, 0-9 and _. There is no search_path."
+            )
+        seconds = {name: _number(options, name, default) for name, default in _SECONDS.items()}
+        size = _number(options, "pool_size", 10)
+        if size != int(size):
+            raise ConfigurationError("pool_size must be a whole number.")
+        login = {name: options[name] for name in _LOGIN if name in options}
+        login["port"] = _ports(login.get("port"))
+        return cls(
+            login={**login, **_session(options, schema, seconds)},
+            address=_address(login),
+            schema=schema,
+            pool_size=int(size),
+            pool_timeout=seconds["pool_timeout"],
+        )
+
+
+def _read_url(url: str) -> dict[str, Any]:
+    try:
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
+    except ValueError:
+        raise ConfigurationError(f"This store URL can't be read. {RIGHT_URL}") from None
+    # A password that is not escaped ends the address too early: its rest would be taken for a name.
+    escaped = not parts.fragment and "@" not in parts.path + parts.query and "/" not in parts.path[1:]
+    if parts.scheme not in ("postgresql", "postgres", "postgresql+asyncpg") or not escaped:
+        raise ConfigurationError(f"This store URL is not one of PostgreSQL. {RIGHT_URL}")
+    return {**_read_address(parts), **query}
+
+
+def _read_address(parts: SplitResult) -> dict[str, Any]:
+    login, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    found = [_HOST.fullmatch(host) for host in hosts.split(",")] if hosts else []
+    if not all(found):
+        raise ConfigurationError(f"The host in this store URL can't be read. {RIGHT_URL}")
+    named = {
+        "user": unquote(user),
+        "password": unquote(password),
+        "database": unquote(parts.path[1:]),
+        "host": [match[1].strip("[]") for match in found if match],
+        "port": [match[2] or "5432" for match in found if match],
+    }
+    return {name: value for name, value in named.items() if value}
+
+
+def _session(options: Mapping[str, Any], schema: str, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Return what `asyncpg.connect` takes beside the login."""
+    others = {key: value for key, value in options.items() if key not in (*_OWN, *_LOGIN)}
+    limit = f"{math.ceil(seconds['command_timeout'] * 1000)}ms"
+    settings = {
+        "application_name": "thoughtgear",
+        "statement_timeout": limit,
+        # A process that is frozen within a transaction must not keep its rows locked.
+        "idle_in_transaction_session_timeout": limit,
+    }
+    defaults = {name: value for name, value in settings.items() if name not in others}
+    return {
+        "dsn": f"postgresql://?{urlencode(others)}",
+        "timeout": seconds["connect_timeout"],
+        "command_timeout": seconds["command_timeout"] + _GRACE,
+        "target_session_attrs": "primary",
+        "server_settings": {"search_path": schema, **defaults},
+    }
+
+
+def _number(options: Mapping[str, Any], name: str, default: float) -> float:
+    try:
+        number = float(options.get(name, default))
+    except (TypeError, ValueError):
+        number = 0.0
+    if not 0 < number <= 86400:
+        raise ConfigurationError(f"{name} must be a number above 0, up to 86400.")
+    return number
+
+
+def _ports(given: Any) -> list[int] | int | None:
+    try:
+        return [int(port) for port in given] if isinstance(given, list) else int(given or 0) or None
+    except (TypeError, ValueError):
+        raise ConfigurationError("The port of a PostgreSQL store must be a number.") from None
+
+
+def _address(login: Mapping[str, Any]) -> str:
+    hosts, ports = login.get("host", "the default host"), login["port"]
+    if isinstance(hosts, list) and isinstance(ports, list) and len(hosts) == len(ports):
+        return ", ".join(f"{host}:{port}" for host, port in zip(hosts, ports, strict=True))
+    return f"{hosts}:{ports}" if ports else f"{hosts}"
