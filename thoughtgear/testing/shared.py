@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import multiprocessing
+import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection
@@ -22,6 +24,9 @@ Work = Callable[[OrmAdapter, str], Awaitable[T]]
 PROCESSES = 8
 COMMITS = 25
 """What each process commits: 200 together."""
+
+PROCESS_SECONDS = 90.0
+"""After this a process shows where it hangs, and ends: the test fails."""
 
 _PRELOAD = [f"thoughtgear.adapters.{name}" for name in ("sql", "postgres", "files")]
 
@@ -123,6 +128,11 @@ _start: Barrier | None = None
 def _keep(barrier: Barrier) -> None:
     global _start  # the way in which a pool hands a barrier to its processes
     _start = barrier
+    _end_when_hanging()
+
+
+def _end_when_hanging() -> None:
+    faulthandler.dump_traceback_later(PROCESS_SECONDS, exit=True, file=sys.__stderr__ or sys.stderr)
 
 
 def _fresh_processes() -> Any:
@@ -185,4 +195,5 @@ def _write_for_ever(case: type[StoreCase], place: Path, reports: Connection) -> 
             state = await append(store, state, f"{state.version + 1}")
             reports.send(state.version)
 
+    _end_when_hanging()
     asyncio.run(main())
