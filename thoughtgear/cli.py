@@ -15,11 +15,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from temporalio.service import RPCError
 
-from thoughtgear import __version__, commands, logs
-from thoughtgear.commands import NewPrompt, Output, Place
+from thoughtgear import __version__, logs
 from thoughtgear.errors import RunNotFoundError, ThoughtgearError
+from thoughtgear.place import NewPrompt, Output, Place
+from thoughtgear.protocols import RunFilter
 
 INTERRUPTED = 130
 
@@ -216,6 +216,8 @@ def run(
     """
     if (prompt is None) == (go_on is None):
         raise typer.BadParameter("give a prompt, or a run with --continue", param_hint="PROMPT")
+    from thoughtgear import commands
+
     place = Place(target, handler, db, executor, address, namespace, task_queue)
     output = _output(as_json, quiet)
     if go_on is not None:
@@ -239,9 +241,11 @@ def runs(
     debug: Debug = False,
 ) -> None:
     """List the runs of a store, newest first."""
-    where = commands.filter_of(status.value if status else None, handler, session, user)
+    from thoughtgear.listing import list_runs
+
+    where = RunFilter(status.value if status else None, handler, session, user)
     place = Place(target=target, db=db)
-    _call(commands.list_runs(place, where, _output(as_json), limit=limit, after=after), debug)
+    _call(list_runs(place, where, _output(as_json), limit=limit, after=after), debug)
 
 
 @app.command()
@@ -255,7 +259,9 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Show the transcript of a run."""
-    _call(commands.show(Place(target=target, db=db), run_id, _output(as_json)), debug)
+    from thoughtgear import listing
+
+    _call(listing.show(Place(target=target, db=db), run_id, _output(as_json)), debug)
 
 
 @app.command()
@@ -272,6 +278,8 @@ def wait(
     debug: Debug = False,
 ) -> None:
     """Watch a run until it is over. Exit codes as of `run`."""
+    from thoughtgear import commands
+
     place = Place(target=target, db=db, address=address, namespace=namespace, task_queue=task_queue)
     _call(commands.wait(place, run_id, _output(as_json, quiet), timeout), debug)
 
@@ -287,6 +295,8 @@ def cancel(
     debug: Debug = False,
 ) -> None:
     """Cancel a run; its transcript stays."""
+    from thoughtgear import commands
+
     place = Place(target=target, db=db, address=address, namespace=namespace)
     _call(commands.cancel(place, run_id, _output(as_json)), debug)
 
@@ -317,22 +327,26 @@ def _call(work: Coroutine[Any, Any, int], debug: bool, *, for_people: bool = Tru
     except BrokenPipeError:  # the reader of stdout has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except (ThoughtgearError, RPCError, OSError) as exc:
+    except Exception as exc:
         code = 1
-        if debug:
+        explained = _explain(exc)
+        if debug or explained is None:
             traceback.print_exc()
-        typer.echo(f"Error: {_explain(exc)}", err=True)
+        if explained is not None:
+            typer.echo(f"Error: {explained}", err=True)
     raise typer.Exit(code)
 
 
-def _explain(exc: Exception) -> str:
-    if isinstance(exc, RPCError):
-        return (
-            f"Temporal answered {exc.status.name}; is the server there, and are address and namespace right?"
-        )
+def _explain(exc: Exception) -> str | None:
+    """Return what went wrong and what to do; None for what nobody foresaw."""
     if isinstance(exc, RunNotFoundError):
         return f"{exc} See which there are: thoughtgear runs"
-    return str(exc)
+    if isinstance(exc, ThoughtgearError | OSError):
+        return str(exc)
+    rpc = sys.modules.get("temporalio.service")  # its import takes a second, and most commands do without
+    if rpc is not None and isinstance(exc, rpc.RPCError):
+        return f"Temporal answered {exc.status.name}; check the server, its address and the namespace."
+    return None
 
 
 def _fast_loop() -> Any:

@@ -12,8 +12,9 @@ from rich.text import Text
 from temporalio.client import Client
 
 from thoughtgear import config, registry
-from thoughtgear.commands import Place, load_handlers
+from thoughtgear.desk import load_handlers
 from thoughtgear.devserver import DevServer
+from thoughtgear.place import Place
 from thoughtgear.worker_process import WorkerProcess
 
 UI_PORTS_ABOVE = 1000

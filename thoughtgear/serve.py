@@ -12,7 +12,8 @@ from datetime import timedelta
 from temporalio.worker import Worker
 
 from thoughtgear import config, logs
-from thoughtgear.commands import Place, load_handlers
+from thoughtgear.desk import load_handlers
+from thoughtgear.place import Place
 from thoughtgear.worker import build_worker
 
 log = logging.getLogger("thoughtgear")

@@ -1,0 +1,90 @@
+"""`run`, `runs`, `show`, `wait` and `cancel` where the run goes on in the command's own process."""
+
+from __future__ import annotations
+
+import json
+
+from conftest import Terminal
+
+from thoughtgear.handler import PromptHandler
+
+
+async def test_the_answer_goes_to_stdout_and_the_rest_to_stderr(terminal: Terminal):
+    """`run` prints what the model says on stdout, and tools and the closing line on stderr."""
+    ended = await terminal.type("run", "-t", "agent:handler", "Say hello")
+    assert ended.code == 0
+    assert ended.out == "The word is HELLO.\n"
+    assert '→ 1.0 shout(word="hello")\n✓ 1.0 HELLO' in ended.err
+    assert "done · 2 iterations" in ended.err.splitlines()[-1]
+
+
+async def test_runs_and_show_need_the_store_alone(terminal: Terminal):
+    """After a run, `runs` lists it and `show` prints its transcript, given nothing but the store."""
+    store = {"THOUGHTGEAR_DB": "sqlite:///runs.db"}
+    made = json.loads((await terminal.type("run", "-t", "agent:handler", "--json", "Say hello")).out)
+    listed = json.loads((await terminal.type("runs", "--json", **store)).out)
+    shown = await terminal.type("show", **store)
+    assert [run["run_id"] for run in listed["runs"]] == [made["run_id"]]
+    assert (made["status"], made["output"], made["iterations"]) == ("done", "The word is HELLO.", 2)
+    assert shown.out.splitlines()[:4] == [
+        "> Say hello",
+        '→ 1.0 shout(word="hello")',
+        "✓ 1.0 HELLO  0.0 s",
+        "The word is HELLO.",
+    ]
+
+
+async def test_show_has_the_messages_as_json(terminal: Terminal):
+    """`show --json` is the run's record with every message of its transcript."""
+    await terminal.type("run", "-t", "agent:handler", "-q", "Say hello")
+    shown = json.loads((await terminal.type("show", "--db", "sqlite:///runs.db", "--json")).out)
+    assert [message["role"] for message in shown["messages"]] == ["user", "assistant", "tool", "assistant"]
+
+
+async def test_a_failed_run_is_exit_code_1(terminal: Terminal):
+    """A run that fails says why on stderr, prints no answer, and exits with 1."""
+    ended = await terminal.type("run", "-t", "agent:failing", "Hello")
+    assert (ended.code, ended.out) == (1, "")
+    assert "failed · " in ended.err
+    assert "ModelRejectedError: The script has 0 replies" in ended.err
+    assert "Traceback" not in ended.err
+
+
+async def test_ctrl_c_leaves_a_local_run_in_the_store(terminal: Terminal):
+    """Ctrl-C stops a run of this process, says how to go on, and exits with 130; the store has the run."""
+    running = await terminal.start("run", "-t", "agent:gated", "Go through")
+    await terminal.until_there("waiting")
+    running.interrupt()
+    stopped = await running.ended()
+    run_id = stopped.err.split("--continue ")[1].split()[0]
+    shown = json.loads((await terminal.type("show", run_id, "-t", "agent:gated", "--json")).out)
+    assert stopped.code == 130
+    assert "Traceback" not in stopped.err
+    assert (shown["status"], len(shown["messages"])) == ("running", 2)
+
+
+async def test_a_run_is_continued_by_a_later_command(terminal: Terminal):
+    """`run --continue` takes a run that nothing drives to its end; `cancel` and `wait` find it over."""
+    run_id = await stored_run(terminal)
+    ended = await terminal.type("run", "--continue", run_id, "-t", "agent:handler")
+    waited = await terminal.type("wait", run_id, "-t", "agent:handler", "--json")
+    cancelled = await terminal.type("cancel", run_id, "-t", "agent:handler")
+    assert (ended.code, ended.out) == (0, "The word is HELLO.\n")
+    assert (waited.code, json.loads(waited.out)["status"]) == (0, "done")
+    assert cancelled.err == f"Run {run_id} is done already.\n"
+
+
+async def test_cancel_ends_a_run_that_nobody_drives(terminal: Terminal):
+    """A run that waits in the store is cancelled at once, with the store alone; `wait` then exits with 1."""
+    run_id = await stored_run(terminal)
+    cancelled = await terminal.type("cancel", run_id, "--db", "sqlite:///runs.db", "--json")
+    waited = await terminal.type("wait", run_id, "--db", "sqlite:///runs.db")
+    assert (cancelled.code, json.loads(cancelled.out)["status"]) == (0, "cancelled")
+    assert waited.code == 1
+
+
+async def stored_run(terminal: Terminal) -> str:
+    """A run that is in the store and was never scheduled."""
+    store = f"sqlite:///{terminal.folder / 'runs.db'}"
+    async with PromptHandler(model="scripted:echo", db=store) as handler:
+        return (await handler.create_run("Say hello")).run_id

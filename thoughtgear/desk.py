@@ -1,0 +1,139 @@
+"""The desk of a command: a handler to work with, and the Temporal client where Temporal drives its runs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from temporalio.client import Client
+
+from thoughtgear import config
+from thoughtgear.client import pollers, workflow_id_for
+from thoughtgear.errors import ConfigurationError
+from thoughtgear.executors.local import LocalExecutor
+from thoughtgear.executors.temporal import TemporalExecutor
+from thoughtgear.handler import PromptHandler
+from thoughtgear.models import RunState
+from thoughtgear.place import Place, open_named_store
+from thoughtgear.ui import find_ui, workflow_link
+
+NO_MODEL = "scripted:echo"
+"""The model of a handler that only looks at runs: it is never asked."""
+
+
+def load_handlers(place: Place) -> list[PromptHandler]:
+    """Load the target; `--db` is the store of the handlers that name none themselves."""
+    if place.db:
+        os.environ["THOUGHTGEAR_DB"] = place.db
+    return config.load_target(place.target or "")
+
+
+class Desk:
+    """A handler, and the Temporal client where Temporal drives its runs."""
+
+    def __init__(self, place: Place, handler: PromptHandler, client: Client | None, task_queue: str) -> None:
+        self.place, self.handler = place, handler
+        self.client, self.task_queue = client, task_queue
+        self.resumed = -1
+        self._ui = find_ui(client) if client else None
+
+    def link(self, state: RunState) -> str | None:
+        """The address of the run's page in Temporal's web interface."""
+        if self.client is None or self._ui is None:
+            return None
+        name = state.driver.workflow_id or workflow_id_for(state.run_id)
+        return workflow_link(self._ui, self.client.namespace, name)
+
+    def again(self, command: str) -> str:
+        """The line to type in order to come back to this place."""
+        place = self.place
+        db = None if place.db and "@" in place.db else place.db  # a password stays out of the terminal
+        given = {
+            "-t": place.target,
+            "--db": db,
+            "--address": place.address,
+            "--namespace": place.namespace,
+            "--task-queue": place.task_queue,
+        }
+        options = [word for name, value in given.items() if value for word in (name, value)]
+        return f"thoughtgear {command} {shlex.join(options)}".strip()
+
+    async def why_idle(self, state: RunState) -> str | None:
+        """Why nothing happens, as far as that can be known."""
+        if self.client is not None and state.driver.executor == "temporal":
+            if await pollers(self.client, self.task_queue):
+                return None
+            target = self.place.target or "TARGET"
+            return (
+                f"No worker polls the task queue {self.task_queue!r}; start one: thoughtgear worker {target}"
+            )
+        if state.version == self.resumed and state.claim.live():
+            left = state.claim.deadline - time.time()
+            return f"Whoever worked on this run before holds it for up to {left:.0f} s more."
+        if state.driver.executor == "local" and not state.claim.live() and self.client is None:
+            return (
+                f"Nothing works on this run now; go on with: {self.again(f'run --continue {state.run_id}')}"
+            )
+        return None
+
+
+@asynccontextmanager
+async def open_desk(place: Place, run_id: str | None = None) -> AsyncIterator[Desk]:
+    """Open the handler of a place, with the executor that was asked for. Raises `ConfigurationError`."""
+    handler = await _open_handler(place, run_id)
+    try:
+        if await _executor_of(place, handler, run_id) == "temporal":
+            executor = await _use_temporal(place, handler)
+            yield Desk(place, handler, await executor.client(), executor.task_queue)
+        else:
+            if handler.executor.name == "temporal":
+                _use(handler, LocalExecutor())
+            yield Desk(place, handler, None, "")
+    finally:
+        await handler.aclose()
+
+
+async def _executor_of(place: Place, handler: PromptHandler, run_id: str | None) -> str:
+    """What drives: as asked, else the handler's own unless Temporal drives the run already."""
+    if place.executor or place.address:
+        return place.executor or "temporal"
+    if run_id is not None and (await handler.get_run(run_id)).driver.executor == "temporal":
+        return "temporal"
+    return handler.executor.name
+
+
+async def _use_temporal(place: Place, handler: PromptHandler) -> TemporalExecutor:
+    """The handler's own executor where it is Temporal's and nothing else was asked for."""
+    own = handler.executor
+    if isinstance(own, TemporalExecutor) and not (place.address or place.namespace or place.task_queue):
+        return own
+    client = await config.connect(address=place.address, namespace=place.namespace)
+    executor = TemporalExecutor(client, config.Settings.load(task_queue=place.task_queue).task_queue)
+    _use(handler, executor)
+    return executor
+
+
+def _use(handler: PromptHandler, executor: LocalExecutor | TemporalExecutor) -> None:
+    executor.bind(handler)
+    handler.executor = executor
+
+
+async def _open_handler(place: Place, run_id: str | None) -> PromptHandler:
+    if place.target is None:
+        if run_id is None:
+            raise ConfigurationError("No target; give -t module:attribute, or set THOUGHTGEAR_TARGET.")
+        return PromptHandler(model=NO_MODEL, orm=open_named_store(place))
+    handlers = load_handlers(place)
+    if len(handlers) == 1 and place.handler is None:
+        return handlers[0]
+    name = place.handler
+    if name is None and run_id is not None:
+        name = (await handlers[0].get_run(run_id)).handler
+    known = ", ".join(sorted(handler.name for handler in handlers))
+    for handler in handlers:
+        if handler.name == name:
+            return handler
+    raise ConfigurationError(f"{place.target} has the handlers {known}; choose one with --handler.")

@@ -1,0 +1,60 @@
+"""What the commands do that need the store alone: `runs` and `show`."""
+
+from __future__ import annotations
+
+from thoughtgear.errors import ConfigurationError
+from thoughtgear.place import Output, Place, open_named_store
+from thoughtgear.protocols import OrmAdapter, RunFilter
+from thoughtgear.render import print_json, run_record, runs_table, show_run
+
+
+async def list_runs(place: Place, where: RunFilter, output: Output, *, limit: int, after: str | None) -> int:
+    """Show the runs of a store, newest first."""
+    store = _open_store(place)
+    try:
+        page = await store.list_runs(where, after=after, limit=limit)
+    finally:
+        await store.aclose()
+    if output.as_json:
+        print_json({"runs": [run_record(state) for state in page.runs], "after": page.after})
+    elif not page.runs:
+        output.err.print("No runs.", highlight=False)
+    else:
+        output.out.print(runs_table(page.runs, output.out.width))
+        if page.after:
+            output.err.print(f"More: thoughtgear runs --after {page.after}", soft_wrap=True, highlight=False)
+    return 0
+
+
+async def show(place: Place, run_id: str | None, output: Output) -> int:
+    """Show a transcript; without an id that of the newest run."""
+    store = _open_store(place)
+    try:
+        run_id = run_id or await _newest(store)
+        state = await store.load_run(run_id)
+        messages = await store.get_history(run_id)
+    finally:
+        await store.aclose()
+    if output.as_json:
+        print_json(
+            {**run_record(state), "messages": [message.model_dump(mode="json") for message in messages]}
+        )
+    else:
+        show_run(output.out, state, messages)
+    return 0
+
+
+def _open_store(place: Place) -> OrmAdapter:
+    """The store that was named, else the target's, else the one in this folder."""
+    if place.db is None and place.target:
+        from thoughtgear.desk import load_handlers  # which knows Temporal, and takes a second to import
+
+        return load_handlers(place)[0].store
+    return open_named_store(place)
+
+
+async def _newest(store: OrmAdapter) -> str:
+    page = await store.list_runs(limit=1)
+    if not page.runs:
+        raise ConfigurationError("The store has no runs yet; make one with: thoughtgear run -t TARGET PROMPT")
+    return page.runs[0].run_id
