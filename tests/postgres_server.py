@@ -36,6 +36,10 @@ class PostgresServer:
         query = "&".join(f"{name}={value}" for name, value in options.items())
         return f"postgresql://postgres:{ESCAPED}@127.0.0.1:{self.port}/postgres?{query}"
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start the server and wait until it lets clients in."""
         log = (self._folder / "log").open("ab")

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import multiprocessing
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
-from postgres_server import PostgresServer
+from postgres_server import PASSWORD, PostgresServer
 
-from thoughtgear.protocols import OrmAdapter
+from thoughtgear.adapters.postgres import PostgresAdapter
+from thoughtgear.adapters.postgres_settings import PostgresSettings
+from thoughtgear.errors import (
+    ConfigurationError,
+    ConflictError,
+    SchemaVersionError,
+    StoreError,
+    StoreUnavailableError,
+)
+from thoughtgear.models import RunState
+from thoughtgear.protocols import OrmAdapter, RunFilter
 from thoughtgear.registry import open_store
-from thoughtgear.testing import SharedAdapterConformance
+from thoughtgear.testing import SharedAdapterConformance, append, new_run
+from thoughtgear.testing.case import texts_of
 
 
 class TestPostgres(SharedAdapterConformance):
@@ -21,3 +41,455 @@ class TestPostgres(SharedAdapterConformance):
     @classmethod
     async def open_store(cls, place: Path) -> OrmAdapter:
         return open_store((place / "url").read_text())
+
+
+@pytest.fixture
+def url(postgres: PostgresServer, tmp_path: Path) -> str:
+    return postgres.url(tmp_path)
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[PostgresAdapter]:
+    opened = PostgresAdapter.from_url(url)
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture
+async def admin(url: str) -> AsyncIterator[Any]:
+    """A connection of the tests' own, to see and to break what is there."""
+    base, _, query = url.partition("?schema=")
+    connection = await asyncpg.connect(base, server_settings={"search_path": query})
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def stoppable(postgres: PostgresServer) -> Iterator[PostgresServer]:
+    """The server, which is running again after the test."""
+    yield postgres
+    if not postgres.running:
+        postgres.start()
+
+
+async def write_on(store: OrmAdapter, state: RunState, acknowledged: list[int], enough: int) -> None:
+    """Append until `enough` versions are acknowledged. After an unknown outcome, go on where the store
+    stands, as soon as it can be reached."""
+    while len(acknowledged) < enough:
+        try:
+            state = await append(store, state, f"{state.version + 1}")
+        except (StoreUnavailableError, ConflictError):
+            state = await reload(store, state.run_id)
+        else:
+            acknowledged.append(state.version)
+
+
+async def reload(store: OrmAdapter, run_id: str) -> RunState:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await store.load_run(run_id)
+            except StoreUnavailableError:
+                await asyncio.sleep(0.02)
+
+
+async def reached(acknowledged: list[int], count: int) -> None:
+    async with asyncio.timeout(30):
+        while len(acknowledged) < count:
+            await asyncio.sleep(0.001)
+
+
+async def test_a_killed_server_keeps_what_it_acknowledged(
+    stoppable: PostgresServer, store: PostgresAdapter
+) -> None:
+    """Four writers outlive kill -9 of the server: all that was acknowledged is there, once and in order."""
+    acknowledged: dict[str, list[int]] = {f"r{number}": [] for number in range(4)}
+    states = {run_id: await append(store, new_run(run_id), "1") for run_id in acknowledged}
+    writers = [
+        asyncio.create_task(write_on(store, states[run_id], acknowledged[run_id], 60))
+        for run_id in acknowledged
+    ]
+    for kill_after in (15, 35):
+        await reached(acknowledged["r0"], kill_after)
+        await asyncio.to_thread(stoppable.kill)
+        await asyncio.to_thread(stoppable.start)
+    await asyncio.gather(*writers)
+    for run_id, versions in acknowledged.items():
+        assert versions == sorted(set(versions))
+        state = await store.load_run(run_id)
+        assert set(versions) <= set(range(2, state.version + 1))
+        assert await texts_of(store, run_id) == [f"{version}" for version in range(1, state.version + 1)]
+
+
+async def test_a_server_that_is_away_is_retryable(stoppable: PostgresServer, store: PostgresAdapter) -> None:
+    """While no server answers, calls raise StoreUnavailableError with its address; then they work again."""
+    state = await append(store, new_run("r"), "a")
+    await asyncio.to_thread(stoppable.kill)
+    for call in (store.load_run("r"), append(store, state, "b"), store.delete_run("r")):
+        with pytest.raises(StoreUnavailableError, match=f"127.0.0.1:{stoppable.port}") as caught:
+            await call
+        assert caught.value.retryable
+    await asyncio.to_thread(stoppable.start)
+    assert await store.load_run("r") == state
+    assert (await append(store, state, "b")).version == 2
+
+
+async def test_dead_pooled_connections_are_not_noticed(store: PostgresAdapter, admin: Any) -> None:
+    """Connections that died while they lay in the pool are replaced; reads and writes just work."""
+    states = await asyncio.gather(*(append(store, new_run(f"r{number}"), "a") for number in range(8)))
+    for call in (lambda: append(store, states[0], "b"), lambda: store.load_run("r1")):
+        assert await end_others(admin) >= 1
+        await call()
+    assert await texts_of(store, "r0") == ["a", "b"]
+
+
+async def end_others(admin: Any) -> int:
+    """End the store's connections, and wait until they are gone."""
+    mine = "FROM pg_stat_activity WHERE application_name = 'thoughtgear'"
+    ended = await admin.fetch(f"SELECT pg_terminate_backend(pid, 10000) {mine}")
+    return len(ended)
+
+
+async def test_a_lost_commit_is_unknown(store: PostgresAdapter, admin: Any) -> None:
+    """A connection that dies during COMMIT is a StoreUnavailableError: neither repeated nor acknowledged."""
+    state = await append(store, new_run("r"), "a")
+    # A deferred trigger keeps COMMIT waiting for a lock that the test holds.
+    await admin.execute(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NULL; END';"
+        "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON messages INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION wait()"
+    )
+    await admin.execute("SELECT pg_advisory_lock(42)")
+    writing = asyncio.create_task(append(store, state, "b"))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE query ILIKE 'COMMIT%' AND wait_event = 'advisory'"
+    async with asyncio.timeout(10):
+        while not await admin.fetchval(waiting):
+            await asyncio.sleep(0.01)
+    await end_others(admin)
+    with pytest.raises(StoreUnavailableError):
+        await writing
+    await admin.execute("SELECT pg_advisory_unlock_all()")
+    assert await store.load_run("r") == state
+    assert (await append(store, state, "c")).version == 2
+    assert await texts_of(store, "r") == ["a", "c"]
+
+
+async def test_a_cancelled_commit_is_awaited(store: PostgresAdapter, admin: Any) -> None:
+    """A caller that is cancelled while its write waits for a lock comes back after the write is over."""
+    state = await append(store, new_run("r"), "a")
+    async with admin.transaction():
+        await admin.execute("SELECT 1 FROM run_states WHERE run_id = 'r' FOR UPDATE")
+        writing = asyncio.create_task(append(store, state, "b"))
+        await blocked(admin)
+        for _ in range(3):
+            writing.cancel()
+            done, _pending = await asyncio.wait([writing], timeout=0.05)
+            assert not done
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert await texts_of(store, "r") == ["a", "b"]
+
+
+async def blocked(admin: Any) -> None:
+    """Wait until a write of the store waits for a row."""
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE query ILIKE 'UPDATE run_states%' AND wait_event_type = 'Lock'"
+    )
+    async with asyncio.timeout(10):
+        while not await admin.fetchval(waiting):
+            await admin.execute(
+                "SELECT pg_stat_clear_snapshot()"
+            )  # it stays within a transaction
+
+
+async def test_a_caller_without_a_connection_is_let_go(url: str, admin: Any) -> None:
+    """A caller that is cancelled while it waits for a connection is back at once, and writes nothing."""
+    store = open_store(f"{url}&pool_size=1")
+    state = await append(store, new_run("r"), "a")
+    async with admin.transaction():
+        await admin.execute("SELECT 1 FROM run_states WHERE run_id = 'r' FOR UPDATE")
+        first = asyncio.create_task(append(store, state, "first"))
+        await blocked(admin)
+        second = asyncio.create_task(append(store, new_run("other"), "second"))
+        await asyncio.sleep(0)
+        second.cancel()
+        async with asyncio.timeout(5):
+            await asyncio.wait([second])
+        assert second.cancelled()
+        assert not first.done()
+    await first
+    assert [run.run_id for run in (await store.list_runs()).runs] == ["r"]
+    await store.aclose()
+
+
+async def test_the_end_of_a_loop_tears_no_commit(store: PostgresAdapter, admin: Any) -> None:
+    """A program that ends while a commit is under way waits for it: it does not land behind its back."""
+    state = await append(store, new_run("r"), "a")
+
+    may_end, forgotten = threading.Event(), []
+
+    async def program() -> None:
+        forgotten.append(asyncio.create_task(append(store, state, "b")))
+        await asyncio.to_thread(may_end.wait, 10)
+
+    async with admin.transaction():
+        await admin.execute("SELECT 1 FROM run_states WHERE run_id = 'r' FOR UPDATE")
+        ended = asyncio.create_task(asyncio.to_thread(asyncio.run, program()))
+        await blocked(admin)
+        may_end.set()
+        done, _ = await asyncio.wait([ended], timeout=0.2)
+        assert not done
+    await ended
+    assert await texts_of(store, "r") == ["a", "b"]
+
+
+async def test_a_lock_that_is_held_too_long_is_retryable(url: str, admin: Any) -> None:
+    """A write that waits longer than command_timeout raises StoreUnavailableError and has written nothing."""
+    store = open_store(f"{url}&command_timeout=0.3")
+    state = await append(store, new_run("r"), "a")
+    async with admin.transaction():
+        await admin.execute("SELECT 1 FROM run_states WHERE run_id = 'r' FOR UPDATE")
+        with pytest.raises(StoreUnavailableError, match="statement timeout"):
+            await append(store, state, "b")
+    assert (await append(store, state, "c")).version == 2
+    assert await texts_of(store, "r") == ["a", "c"]
+    await store.aclose()
+
+
+async def test_a_full_pool_is_retryable(url: str, admin: Any) -> None:
+    """Who finds no free connection within pool_timeout gets a StoreUnavailableError that names pool_size."""
+    store = open_store({"type": "postgres", "url": url, "pool_size": 1, "pool_timeout": 0.1})
+    state = await append(store, new_run("r"), "a")
+    async with admin.transaction():
+        await admin.execute("SELECT 1 FROM run_states WHERE run_id = 'r' FOR UPDATE")
+        writing = asyncio.create_task(append(store, state, "b"))
+        await blocked(admin)
+        with pytest.raises(StoreUnavailableError, match="raise pool_size"):
+            await store.load_run("r")
+    await writing
+    assert (await store.load_run("r")).version == 2
+    await store.aclose()
+
+
+async def test_a_creator_spares_the_run_that_took_a_tombstones_place(
+    store: PostgresAdapter, admin: Any
+) -> None:
+    """Of many creators over an expired tombstone one wins, and its run stays."""
+    for attempt in range(5):
+        run_id = f"r{attempt}"
+        await append(store, new_run(run_id), "old")
+        await store.delete_run(run_id)
+        await admin.execute("UPDATE run_states SET deleted_until = 1 WHERE run_id = $1", run_id)
+        racers = (append(store, new_run(run_id), f"{number}") for number in range(8))
+        ended = await asyncio.gather(*racers, return_exceptions=True)
+        winners = [f"{number}" for number, each in enumerate(ended) if isinstance(each, RunState)]
+        assert len(winners) == 1
+        assert sum(isinstance(each, ConflictError) for each in ended) == 7
+        assert await texts_of(store, run_id) == winners
+
+
+async def test_any_text_is_kept(store: PostgresAdapter) -> None:
+    """NUL, which PostgreSQL's text can't hold, comes back, and runs are found by it."""
+    odd = ["a\0b", "a\\0b", "a\\b", "\0", "\\"]
+    for number, text in enumerate(odd):
+        state = new_run(f"r{number}", user_id=text, session_id=text, handler=text, output=text)
+        state = await append(store, state, text)
+        assert await store.load_run(state.run_id) == state
+        assert await texts_of(store, state.run_id) == [text]
+        found = await store.list_runs(RunFilter(user_id=text, session_id=text, handler=text))
+        assert [run.run_id for run in found.runs] == [state.run_id]
+    await store.put_document("memory", "a", b"\0", tag=None)
+    await store.put_document("memory", "a b", b"\0", tag=None)
+    assert await store.list_documents("memory", after="a\0") == ["a b"]
+    assert await store.list_documents("memory", "a\0") == []
+
+
+async def test_the_store_keeps_to_its_schema(postgres: PostgresServer, tmp_path: Path, admin: Any) -> None:
+    """An application's own tables of the same names in the same database are neither used nor touched."""
+    await admin.execute("CREATE TABLE IF NOT EXISTS public.files (mine int)")
+    store = open_store(postgres.url(tmp_path))
+    await store.put_document("files", "k", b"v", tag=None)
+    assert await admin.fetchval("SELECT count(*) FROM public.files") == 0
+    await admin.execute("DROP TABLE public.files")
+    await store.aclose()
+
+
+@pytest.mark.parametrize(("version", "advice"), [(2, "upgrade thoughtgear"), (0, "migrate")])
+async def test_another_schema_is_refused(
+    store: PostgresAdapter, url: str, admin: Any, version: int, advice: str
+) -> None:
+    """Tables of a newer or an older schema version raise SchemaVersionError."""
+    await append(store, new_run("r"), "a")
+    await admin.execute("UPDATE schema_version SET version = $1", version)
+    again = open_store(url)
+    for _ in range(2):
+        with pytest.raises(SchemaVersionError, match=advice):
+            await again.load_run("r")
+    await again.aclose()
+
+
+async def test_commits_are_durable(store: PostgresAdapter, admin: Any) -> None:
+    """A database whose default is not to wait for the disk is told to wait."""
+    await admin.execute("ALTER ROLE postgres SET synchronous_commit = off")
+    try:
+        await append(store, new_run(), "a")
+        found = await store._database.read(
+            lambda connection: connection.exec_driver_sql("SHOW synchronous_commit").scalar()
+        )
+    finally:
+        await admin.execute("ALTER ROLE postgres RESET synchronous_commit")
+    assert found == "on"
+
+
+async def test_an_error_holds_no_text(store: PostgresAdapter, admin: Any) -> None:
+    """No part of an error, as it would be logged, quotes what was to be written."""
+    state = await append(store, new_run("r"), "a")
+    prompt = "".join(["hid", "den"])  # a traceback shows this line
+    for rule in ("ALTER TABLE messages ADD CHECK (seq < 1)", "DROP TABLE messages"):
+        await admin.execute(rule)
+        with pytest.raises(StoreError) as caught:
+            await append(store, state, prompt)
+        assert prompt not in "".join(traceback.format_exception(caught.value))
+        assert not caught.value.retryable
+        assert await store.load_run("r") == state
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "postgresql://u:secret/x@host/db",
+        "postgresql://u:12/secret@host/db",
+        "postgresql://u:sec?ret@host/db",
+        "postgresql://u:12?a=secret@host/db",
+        "postgresql://u:sec#ret@host/db",
+        "postgresql://u:p@host:secret/db",
+        "postgresql://u:p@sec ret/db",
+        "postgresql://u:p@[secret/db",
+        "postgresql+secret://u:p@host/db",
+        "postgresql://u:secret@host/db?pool_size=0",
+        "postgresql://u:secret@host/db?pool_size=1.5",
+        "postgresql://u:secret@host/db?connect_timeout=soon",
+        "postgresql://u:secret@host/db?schema=Secret-x",
+        "postgresql://u:secret@host/db?search_path=x",
+        {"type": "postgresql", "password": "secret", "port": "x"},
+        {"type": "postgres", "url": "sqlite:///secret"},
+    ],
+)
+async def test_a_wrong_setting_says_what_is_right(settings: str | dict[str, str]) -> None:
+    """What can't be read is a ConfigurationError that repeats nothing of a URL."""
+    with pytest.raises(ConfigurationError) as caught:
+        open_store(settings)
+    shown = "".join(traceback.format_exception(caught.value))
+    message = str(caught.value)
+    assert "secret" not in message
+    assert "ret@" not in message
+    assert "During handling" not in shown
+
+
+@pytest.mark.parametrize(
+    ("settings", "login", "address"),
+    [
+        (
+            "postgresql://u:p%40ss@h/d",
+            {"user": "u", "password": "p@ss", "host": ["h"], "port": [5432]},
+            "h:5432",
+        ),
+        ("postgresql+asyncpg://u@h:1,[::1]:2/d", {"host": ["h", "::1"], "port": [1, 2]}, "h:1, ::1:2"),
+        ("postgres:///d?host=/run/x&user=u", {"host": "/run/x", "user": "u", "database": "d"}, "/run/x"),
+        ("postgresql://", {"dsn": "postgresql://?"}, "the default host"),
+        ("postgresql://h/d?sslmode=require", {"dsn": "postgresql://?sslmode=require"}, "h:5432"),
+        ({"host": "h", "port": 7, "password": "p"}, {"host": "h", "port": 7, "password": "p"}, "h:7"),
+        ({"url": "postgresql://u@h/d", "password": "p"}, {"user": "u", "password": "p"}, "h:5432"),
+    ],
+)
+async def test_settings_are_read(settings: Any, login: dict[str, Any], address: str) -> None:
+    """URL and dict say where the server is; what is not the store's own goes to the driver."""
+    read = PostgresSettings.from_url if isinstance(settings, str) else PostgresSettings.from_dict
+    found = read(settings)
+    assert {name: found.login[name] for name in login} == login
+    assert found.address == address
+
+
+async def test_a_password_is_never_shown(
+    postgres: PostgresServer, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a store, nor its settings, nor an error of logging in, nor a log at DEBUG has a password."""
+    caplog.set_level("DEBUG")
+    wrong = {"host": "127.0.0.1", "port": postgres.port, "user": "postgres", "password": "hidden"}
+    shown = [repr(PostgresSettings.from_dict(wrong)), repr(PostgresSettings.from_url(url))]
+    changes: list[dict[str, Any]] = [{}, {"url": url, "database": "none"}, {"url": url, "hidden": "hidden"}]
+    for change in changes:
+        store = PostgresAdapter.from_dict(change if "url" in change else wrong)
+        with pytest.raises(ConfigurationError, match=f"127.0.0.1:{postgres.port}") as caught:
+            await store.load_run("r")
+        shown += [repr(store), repr(store._database), "".join(traceback.format_exception(caught.value))]
+        await store.aclose()
+    shown += caplog.messages
+    for text in shown:
+        assert PASSWORD not in text
+        assert "pa%3Ass" not in text
+        assert "hidden" not in text.replace('parameter "hidden"', "")
+
+
+async def test_a_driver_that_is_missing_names_the_extra() -> None:
+    """Without asyncpg the error says what to install."""
+    program = (
+        "import sys; sys.modules['asyncpg'] = None\n"
+        "from thoughtgear.registry import open_store\n"
+        "try: open_store('postgresql://h/d')\n"
+        "except Exception as exc: print(exc)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert "pip install 'thoughtgear[postgres]'" in ended.stdout
+
+
+async def test_a_forked_process_has_its_own_connections(store: PostgresAdapter) -> None:
+    """A child that was forked while the store was open commits, and the parent goes on."""
+    state = await append(store, new_run("r"), "parent")
+    child = multiprocessing.get_context("fork").Process(target=_commit_in_child, args=(store,))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+    with pytest.raises(ConflictError):
+        await append(store, state, "stale")
+    await append(store, await store.load_run("r"), "parent again")
+    assert await texts_of(store, "r") == ["parent", "child", "parent again"]
+
+
+def _commit_in_child(store: PostgresAdapter) -> None:
+    async def main() -> None:
+        await append(store, await store.load_run("r"), "child")
+        await store.aclose()
+
+    asyncio.run(main())
+
+
+async def test_an_open_store_lets_the_interpreter_exit(url: str) -> None:
+    """A program that forgets to close its store ends at once, and prints nothing of it."""
+    program = (
+        "import asyncio, sys; from thoughtgear.registry import open_store\n"
+        "store = open_store(sys.argv[1]); print(asyncio.run(store.list_runs()).runs)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, url], timeout=60, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "[]\n", "")
+
+
+async def test_closing_waits_for_what_is_under_way(store: PostgresAdapter, admin: Any) -> None:
+    """aclose lets a write finish; after it a call raises StoreError, and no connection is left."""
+    state = await append(store, new_run("r"), "a")
+    async with admin.transaction():
+        await admin.execute("SELECT 1 FROM run_states WHERE run_id = 'r' FOR UPDATE")
+        writing = asyncio.create_task(append(store, state, "b"))
+        await blocked(admin)
+        closing = asyncio.create_task(store.aclose())
+        await asyncio.sleep(0)
+    assert (await writing).version == 2
+    await closing
+    with pytest.raises(StoreError, match="closed"):
+        await store.load_run("r")
+    left = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'thoughtgear'"
+    async with asyncio.timeout(10):  # the server's side of a connection ends a moment later
+        while await admin.fetchval(left):
+            pass

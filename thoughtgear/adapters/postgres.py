@@ -77,6 +77,9 @@ class PostgresDatabase:
         self._thread = LoopThread("thoughtgear-postgres")
         self._pool: _Pool | None = None
 
+    def __repr__(self) -> str:
+        return f"PostgresDatabase({self._settings.address!r}, schema={self._settings.schema!r})"
+
     async def read(self, txn: Callable[[Connection], T]) -> T:
         """Return what `txn` returns."""
         return await self._thread.run(lambda begin: self._open().run(txn, begin, writes=False))
