@@ -1,5 +1,6 @@
 """The files store: the conformance suite, and what is its own."""
 
+import asyncio
 import os
 import random
 import stat
@@ -199,6 +200,49 @@ async def test_a_reader_outlives_a_fold(root: Path, store: FilesAdapter, others:
     await _assert_whole(store, ["old 0", "old 1", "old 2", *(f"{number}" for number in range(others))])
 
 
+async def test_a_late_link_is_never_read(root: Path, store: FilesAdapter) -> None:
+    """A reader that finds a late commit file under the name that it looked for reads on instead."""
+    await append(store, await append(store, new_run("r"), "old 0"), "old 1")
+    newest, real, fired = root / "runs/r/c000000000002", store._disk.open, []
+
+    def open_late(path: Path):
+        if path == newest and not fired:
+            fired.append(path)
+            late = newest.read_text().replace("old 1", "late").replace("pending", "failed")
+            _append_many(root, BLOCK + 1)
+            newest.write_text(late)
+        return real(path)
+
+    store._disk.open = open_late
+    state = await store.load_run("r")
+    assert fired
+    assert (state.version, state.status) == (BLOCK + 3, "pending")
+    await _assert_whole(store, ["old 0", "old 1", *(f"{number}" for number in range(BLOCK + 1))])
+
+
+async def test_a_creator_that_slept_through_a_deletion_has_lost(root: Path, store: FilesAdapter) -> None:
+    """A creation whose link comes after the run was created and deleted by others is a conflict."""
+    other, real = FilesAdapter(root), store._disk.create
+
+    def create(path: Path, chunks: list[bytes]) -> bool:
+        if path.name == "c000000000001":
+            asyncio.run(_create_and_delete(other))
+            path.parent.mkdir()
+        return real(path, chunks)
+
+    store._disk.create = create
+    with pytest.raises(ConflictError):
+        await append(store, new_run("r"), "late")
+    assert await store.get_history("r") == []
+    assert (await store.list_runs()).runs == []
+    await other.aclose()
+
+
+async def _create_and_delete(store: OrmAdapter) -> None:
+    await append(store, new_run("r"), "a")
+    await store.delete_run("r")
+
+
 class Died(BaseException):
     """The process ends here."""
 
@@ -308,8 +352,6 @@ async def test_thirty_kills_leave_a_readable_run(tmp_path: Path) -> None:
 
 
 def _append_many(root: Path, count: int) -> None:
-    import asyncio
-
     async def main() -> None:
         store = FilesAdapter(root)
         state = await store.load_run("r")
