@@ -10,17 +10,18 @@ from faulty_store import FaultyStore
 
 from thoughtgear.registry import open_store
 
-STORES = ("memory", "sqlite", "files")
+STORES = ("memory", "sqlite", "postgresql", "files")
 
 
 @pytest.fixture(params=STORES)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[FaultyStore]:
     """Each store in turn, behind a wrapper that can lose acknowledgements."""
     urls = {
-        "memory": "memory://",
-        "sqlite": f"sqlite:///{tmp_path}/runs.db",
-        "files": f"files://{tmp_path}/runs",
+        "memory": lambda: "memory://",
+        "sqlite": lambda: f"sqlite:///{tmp_path}/runs.db",
+        "postgresql": lambda: request.getfixturevalue("postgres").url(tmp_path),
+        "files": lambda: f"files://{tmp_path}/runs",
     }
-    opened = FaultyStore(open_store(urls[request.param]))
+    opened = FaultyStore(open_store(urls[request.param]()))
     yield opened
     await opened.aclose()
