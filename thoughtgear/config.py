@@ -18,13 +18,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
-from temporalio.client import Client
-from temporalio.envconfig import ClientConfigProfile
-
 from thoughtgear.errors import ConfigurationError, ThoughtgearError
 from thoughtgear.models import TASK_QUEUE
 
 if TYPE_CHECKING:
+    from temporalio.client import Client
+
     from thoughtgear.handler import PromptHandler
 
 DEFAULT_ADDRESS = "localhost:7233"
@@ -95,6 +94,8 @@ async def connect(
     `options` go to `Client.connect` (data converter, plugins, …). Raises `ConfigurationError` that says
     which address did not answer and what to start, within 10 s. It never holds the API key.
     """
+    from temporalio.client import Client  # takes a second, and much is done without a server
+
     target: dict[str, Any] = {"target_host": DEFAULT_ADDRESS, **_profile(profile)}
     target |= {"target_host": address} if address else {}
     target |= {"namespace": namespace} if namespace else {}
@@ -107,6 +108,8 @@ async def connect(
 
 
 def _profile(profile: str | None) -> Mapping[str, Any]:
+    from temporalio.envconfig import ClientConfigProfile
+
     try:
         return dict(ClientConfigProfile.load(profile).to_client_connect_config())
     except OSError as exc:

@@ -7,18 +7,21 @@ import shlex
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-
-from temporalio.client import Client
+from typing import TYPE_CHECKING
 
 from thoughtgear import config
-from thoughtgear.client import pollers, workflow_id_for
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.executors.local import LocalExecutor
-from thoughtgear.executors.temporal import TemporalExecutor
 from thoughtgear.handler import PromptHandler
 from thoughtgear.models import RunState
 from thoughtgear.place import Place, open_named_store
-from thoughtgear.ui import find_ui, workflow_link
+
+if TYPE_CHECKING:
+    from temporalio.client import Client
+
+    from thoughtgear.executors.temporal import TemporalExecutor
+
+# What knows Temporal is imported where it is used: it takes a second, and a local run does without.
 
 NO_MODEL = "scripted:echo"
 """The model of a handler that only looks at runs: it is never asked."""
@@ -38,14 +41,19 @@ class Desk:
         self.place, self.handler = place, handler
         self.client, self.task_queue = client, task_queue
         self.resumed = -1
-        self._ui = find_ui(client) if client else None
 
     def link(self, state: RunState) -> str | None:
         """The address of the run's page in Temporal's web interface."""
-        if self.client is None or self._ui is None:
+        if self.client is None:
+            return None
+        from thoughtgear.client import workflow_id_for
+        from thoughtgear.ui import find_ui, workflow_link
+
+        ui = find_ui(self.client)
+        if ui is None:
             return None
         name = state.driver.workflow_id or workflow_id_for(state.run_id)
-        return workflow_link(self._ui, self.client.namespace, name)
+        return workflow_link(ui, self.client.namespace, name)
 
     def again(self, command: str) -> str:
         """The line to type in order to come back to this place."""
@@ -64,6 +72,8 @@ class Desk:
     async def why_idle(self, state: RunState) -> str | None:
         """Why nothing happens, as far as that can be known."""
         if self.client is not None and state.driver.executor == "temporal":
+            from thoughtgear.client import pollers
+
             if await pollers(self.client, self.task_queue):
                 return None
             target = self.place.target or "TARGET"
@@ -107,6 +117,8 @@ async def _executor_of(place: Place, handler: PromptHandler, run_id: str | None)
 
 async def _use_temporal(place: Place, handler: PromptHandler) -> TemporalExecutor:
     """The handler's own executor where it is Temporal's and nothing else was asked for."""
+    from thoughtgear.executors.temporal import TemporalExecutor
+
     own = handler.executor
     if isinstance(own, TemporalExecutor) and not (place.address or place.namespace or place.task_queue):
         return own
