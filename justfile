@@ -17,6 +17,10 @@ test *arguments:
 long:
     {{dev}} pytest -m long
 
+# What a run costs over a bare Temporal workflow; see benchmarks/README.md: just bench --quick
+bench *arguments:
+    {{dev}} python benchmarks/overhead.py {{arguments}}
+
 # Put the code into its usual form
 format:
     {{dev}} ruff check --fix
