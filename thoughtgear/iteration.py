@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
+
+from pydantic_core import from_json
 
 from thoughtgear import live
 from thoughtgear.agent import Agent
@@ -182,12 +183,12 @@ class _Iteration:
                 f"The reply asks for {len(reply.calls)} calls; Limits(tool_calls={agent.limits.tool_calls})."
             )
         calls = [
-            ToolCall(id=f"{iteration}.{index}", name=call.name, arguments=_arguments(call))
+            ToolCall(id=f"{iteration}.{index}", name=_storable(call.name), arguments=_arguments(call))
             for index, call in enumerate(reply.calls)
         ]
         message = unnumbered(
             role="assistant",
-            text=reply.text,
+            text=_storable(reply.text),
             tool_calls=calls,
             iteration=iteration,
             usage=reply.usage,
@@ -219,12 +220,17 @@ async def told_end(agent: Agent, state: RunState) -> None:
 
 
 def _arguments(call: RequestedCall) -> dict[str, Any] | str:
-    """The arguments as a JSON object, or as the model's own text where they are none."""
+    """The arguments as a JSON object, or the model's own text where they are none that can be stored."""
     try:
-        parsed = json.loads(call.arguments or "{}")
-    except (ValueError, RecursionError):
-        return call.arguments
-    return parsed if isinstance(parsed, dict) else call.arguments
+        parsed = from_json(call.arguments or "{}", allow_inf_nan=False)
+    except ValueError:
+        return _storable(call.arguments)
+    return parsed if isinstance(parsed, dict) else _storable(call.arguments)
+
+
+def _storable(text: str) -> str:
+    """The text without lone surrogates, which no store can encode."""
+    return text.encode(errors="replace").decode()
 
 
 async def _watched(

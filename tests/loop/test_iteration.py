@@ -27,7 +27,7 @@ from thoughtgear.executors.local import LocalExecutor
 from thoughtgear.handler import PromptHandler
 from thoughtgear.loop import Limits
 from thoughtgear.models import Message
-from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, OnText
+from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, OnText, RequestedCall
 from thoughtgear.providers.scripted import ScriptedProvider, call
 from thoughtgear.tools import ToolContext, tool
 
@@ -274,6 +274,16 @@ async def test_bad_calls_become_results(store: FaultyStore) -> None:
     assert "absent" in found["1.0"][1]
     assert "number" in found["1.1"][1]
     assert "no such table" in found["1.2"][1]
+
+
+@pytest.mark.parametrize("arguments", ["{", '["a"]', '{"number": NaN}', '{"number": "\\ud800"}', "[" * 9999])
+async def test_hostile_replies_wedge_nothing(store: FaultyStore, arguments: str) -> None:
+    """Malformed arguments, lone surrogates and endless nesting are stored and answered with an error."""
+    reply = ModelReply(text="half a pair: \ud83d", calls=[RequestedCall("double", arguments)])
+    handler = PromptHandler(model=Model(reply, "done"), orm=store, tools=[double])
+    state = await handler.handle_prompt("go")
+    assert (state.status, state.output) == ("done", "done")
+    assert results(await handler.history(state.run_id))[0][:2] == ("1.0", "error")
 
 
 async def test_unstoppable_thread_is_counted_and_unknown(store: FaultyStore) -> None:
