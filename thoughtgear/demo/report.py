@@ -185,7 +185,7 @@ def _rows(facts: Facts) -> list[tuple[str, Text | str]]:
     rows += [("", _call_text(call)) for call in facts.calls if call.story()]
     if facts.recovery_seconds is not None:
         recovery = f"{facts.recovery_seconds:.1f} s from SIGKILL to the next commit"
-        rows.append(("recovery", f"{recovery} (10 s of them: heartbeat timeout)"))
+        rows.append(("recovery", f"{recovery} (heartbeat timeout 10 s)"))
     per_iteration = facts.history_bytes // max(facts.iterations, 1)
     history = f"{facts.history_events} events, {facts.history_bytes:,} bytes: {per_iteration:,} per iteration"
     rows.append(("history", history))

@@ -1,0 +1,82 @@
+"""Errors of the command line: one line on stderr that says what to do, exit code 1; 2 for wrong usage."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from thoughtgear import __version__
+from thoughtgear.cli import app
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("THOUGHTGEAR_DB", "THOUGHTGEAR_TARGET", "THOUGHTGEAR_MODEL", "THOUGHTGEAR_EXECUTOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+async def type_in(*words: str) -> Result:
+    """Type a command; it has an event loop of its own."""
+    return await asyncio.to_thread(CliRunner().invoke, app, words)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("run", "Hello"), "No target; give -t module:attribute, or set THOUGHTGEAR_TARGET."),
+        (("run", "-t", "not_there_at_all:handler", "Hello"), "There is no module 'not_there_at_all' here"),
+        (("runs",), "There is no thoughtgear.db in this folder; name a store with --db URL"),
+        (("show", "r1", "--db", "sqlite:///a.db"), "There is no run r1 in this store. See which there are:"),
+        (("wait", "r1", "--db", "sqlite:///a.db"), "There is no run r1 in this store."),
+        (("cancel", "../r1", "--db", "sqlite:///a.db"), "A run id is 1 to 128 letters"),
+        (("runs", "--db", "sqlite:///no/folder/a.db"), "is not there: create it."),
+        (("runs", "--db", "pigeon://loft"), "'pigeon' is no store; known:"),
+        (("worker", "nothing:here"), "There is no module 'nothing' here"),
+    ],
+)
+async def test_what_can_be_mended_is_one_line_and_exit_code_1(words: tuple[str, ...], says: str):
+    """What a person can mend is one line on stderr, without a traceback, and exit code 1."""
+    ended = await type_in(*words)
+    assert ended.exit_code == 1
+    assert ended.stdout == ""
+    line = next(line for line in ended.stderr.splitlines() if line.startswith("Error: "))
+    assert says in line
+    assert "Traceback" not in ended.stderr
+
+
+async def test_an_address_without_a_server_is_one_line():
+    """Where no Temporal server answers, `run` names the address and what to start."""
+    Path("agent.py").write_text(
+        "from thoughtgear import PromptHandler\nh = PromptHandler(model='scripted:echo')\n"
+    )
+    ended = await type_in("run", "-t", "agent.py:h", "--address", "127.0.0.1:1", "Hello")
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith("Error: No Temporal server answers at 127.0.0.1:1; start one with")
+
+
+@pytest.mark.parametrize("words", [("run",), ("run", "Hello", "--continue", "r1"), ("fly",), ("wait",)])
+async def test_wrong_usage_is_exit_code_2(words: tuple[str, ...]):
+    """A command line that can't be understood exits with 2 and points to the help."""
+    ended = await type_in(*words)
+    assert ended.exit_code == 2
+    assert "Usage: " in ended.stderr
+
+
+async def test_version_and_help_are_answers():
+    """`--version` and `--help` go to stdout with exit code 0, each command on one line."""
+    version, shown = await type_in("--version"), await type_in("--help")
+    assert (version.exit_code, version.stdout) == (0, f"thoughtgear {__version__}\n")
+    assert shown.exit_code == 0
+    assert not [line for line in shown.stdout.splitlines() if line.endswith("...") and "[ARGS]" not in line]
+
+
+async def test_an_empty_store_is_an_empty_list():
+    """`runs --json` of a store without runs is an empty list."""
+    ended = await type_in("runs", "--db", "sqlite:///new.db", "--json")
+    assert json.loads(ended.stdout) == {"runs": [], "after": None}
