@@ -199,9 +199,7 @@ async def blocked(admin: Any) -> None:
     )
     async with asyncio.timeout(10):
         while not await admin.fetchval(waiting):
-            await admin.execute(
-                "SELECT pg_stat_clear_snapshot()"
-            )  # it stays within a transaction
+            await admin.execute("SELECT pg_stat_clear_snapshot()")  # it stays within a transaction
 
 
 async def test_a_caller_without_a_connection_is_let_go(url: str, admin: Any) -> None:

@@ -41,12 +41,18 @@ def lines(folder: Path, ledger: str) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
-@pytest.mark.parametrize("scheme", ["sqlite", "files"])
+@pytest.fixture(params=["sqlite", "files", pytest.param("postgresql", marks=pytest.mark.long)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Each store that outlives a process."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres").url(tmp_path))
+    return {"sqlite": f"sqlite:///{tmp_path}/runs.db", "files": f"files://{tmp_path}/runs"}[request.param]
+
+
 @pytest.mark.parametrize("window", WINDOWS)
-async def test_crash_window(scheme: str, window: str, tmp_path: Path) -> None:
+async def test_crash_window(url: str, window: str, tmp_path: Path) -> None:
     """After a death at this window the run ends as it must: no saved reply bought again, at most one payment,
     one result per call, and `unknown` exactly where nobody can know."""
-    url = {"sqlite": f"sqlite:///{tmp_path}/runs.db", "files": f"files://{tmp_path}/runs"}[scheme]
     bought, paid, outcome = WINDOWS[window]
     assert (await drive(url, tmp_path, window))[0] == EXIT_CODE
     code, run_id = await drive(url, tmp_path, "none")

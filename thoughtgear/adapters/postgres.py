@@ -40,6 +40,9 @@ _PASSING_STATES = ("08", "25006", "40", "53", "55P03", "57", "58")
 """SQLSTATEs that a retry may mend: connection, a server that became a standby, deadlock, resources, lock,
 shutdown and time-out, the system."""
 
+_MAX_AGE = 300
+"""Seconds after which a connection is replaced: what stands in between forgets idle ones, and tells nobody."""
+
 _FAULTS = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 
@@ -121,6 +124,7 @@ class _Pool:
             max_overflow=0,
             pool_timeout=settings.pool_timeout,
             pool_use_lifo=True,
+            pool_recycle=_MAX_AGE,
             hide_parameters=True,
         )
         self._reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -236,7 +240,9 @@ async def _connect(settings: PostgresSettings) -> Any:
         raise StoreUnavailableError(
             f"PostgreSQL at {settings.address} can't be reached: {_reason(exc)}."
         ) from None
-    except (ValueError, asyncpg.InterfaceError) as exc:  # their messages quote the settings
+    except asyncpg.ClientConfigurationError as exc:  # the login's own parts were checked before
+        raise ConfigurationError(f"These settings of PostgreSQL can't be used: {exc.args[0]}.") from None
+    except (ValueError, asyncpg.InterfaceError) as exc:  # their messages may quote a value
         raise ConfigurationError(
             f"These settings of PostgreSQL can't be used ({type(exc).__name__}). {RIGHT_URL}"
         ) from None
