@@ -140,7 +140,7 @@ class _Iteration:
         own = await agent.transcripts.messages(state)
         mail = [as_message(item, state.iteration + 1) for item in seen]
         attached = [(run_id, message) for run_id, message in earlier if message.attachments]
-        attached += [(state.run_id, message) for message in own if message.attachments]
+        attached += [(state.run_id, message) for message in await agent.transcripts.attached(state)]
         return ModelRequest(
             context=await agent.context_for(state),
             messages=[*(message for _, message in earlier), *own, *mail],

@@ -20,6 +20,7 @@ class _Kept:
     def __init__(self, created_at: datetime) -> None:
         self.created_at = created_at
         self.messages: list[Message] = []
+        self.attached: list[Message] = []
         self.bytes = 0
 
 
@@ -42,6 +43,12 @@ class Transcripts:
         if len(kept.messages) < state.message_count:
             raise StoreUnavailableError("The store has not all messages of this run yet.")
         return kept.messages[: state.message_count]
+
+    async def attached(self, state: RunState) -> Sequence[Message]:
+        """Return those of the run's messages that have attachments, without looking at all of them."""
+        await self.messages(state)
+        kept = self._open(state).attached
+        return [message for message in kept if message.seq < state.message_count]
 
     def appended(self, state: RunState, messages: Sequence[Message]) -> None:
         """Take over messages that were just committed, so that nobody reads them again."""
@@ -71,8 +78,10 @@ class Transcripts:
         """Add what is new; a gap (this process missed commits) is left to the next read."""
         known = len(kept.messages) - messages[0].seq if messages else -1
         if known >= 0:
-            kept.messages.extend(messages[known:])
-            kept.bytes += sum(_size(message) for message in messages[known:])
+            added = messages[known:]
+            kept.messages.extend(added)
+            kept.attached.extend(message for message in added if message.attachments)
+            kept.bytes += sum(_size(message) for message in added)
 
     def _trim(self) -> None:
         """Drop the least recently used; the entry in use always stays."""
