@@ -13,6 +13,7 @@ from temporalio.worker import Worker
 
 from thoughtgear import config, logs
 from thoughtgear.desk import load_handlers
+from thoughtgear.errors import ConfigurationError
 from thoughtgear.place import Place
 from thoughtgear.worker import build_worker
 
@@ -33,20 +34,20 @@ async def serve(place: Place, *, grace: float, log_json: bool | None, debug: boo
         worker = build_worker(
             client, handlers, settings.task_queue, graceful_shutdown_timeout=timedelta(seconds=grace)
         )
+        stop = _signals()
         where = f"{client.service_client.config.target_host}, namespace {client.namespace}"
         log.info("working for %s, queue %s", where, settings.task_queue)
         for handler in handlers:
             log.info("handler %s: model %s, store %s", handler.name, handler.model.model, handler.store)
-        await _until_signal(worker)
+        await _work_until(stop, worker)
     finally:
         for handler in handlers:
             await handler.aclose()
     return 0
 
 
-async def _until_signal(worker: Worker) -> None:
+async def _work_until(stop: asyncio.Queue[int], worker: Worker) -> None:
     working = asyncio.create_task(worker.run())
-    stop = _signals()
     asked = asyncio.create_task(stop.get())
     await asyncio.wait((working, asked), return_when=asyncio.FIRST_COMPLETED)
     if not working.done():
@@ -59,8 +60,11 @@ async def _until_signal(worker: Worker) -> None:
             working.cancel()
         again.cancel()
     asked.cancel()
-    with suppress(asyncio.CancelledError):
-        await working
+    try:
+        with suppress(asyncio.CancelledError):
+            await working
+    except RuntimeError as exc:  # the SDK's word for a worker that can't work, such as an unknown namespace
+        raise ConfigurationError(f"The worker can't work: {exc}.") from exc
     log.info("stopped")
 
 

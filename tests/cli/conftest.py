@@ -89,6 +89,9 @@ class Command:
     def interrupt(self) -> None:
         self._process.send_signal(signal.SIGINT)
 
+    def terminate(self) -> None:
+        self._process.terminate()
+
     def kill(self) -> None:
         with suppress(ProcessLookupError):
             self._process.kill()

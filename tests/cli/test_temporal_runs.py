@@ -58,6 +58,31 @@ async def test_run_says_that_no_worker_polls(terminal: Terminal, server: DevServ
     assert (await running.ended()).code == 130
 
 
+async def test_a_worker_says_what_it_serves_and_stops_on_sigterm(terminal: Terminal, server: DevServer):
+    """`worker` logs what it serves as JSON where asked, never a key; SIGTERM ends it with exit code 0."""
+    worker = await terminal.start(
+        *(
+            "worker",
+            "agent:several",
+            "--json-logs",
+            "--task-queue",
+            "some-queue",
+            "--address",
+            server.address,
+        ),
+        OPENAI_API_KEY="sk-secret",
+    )
+    await worker.until_says("handler gated")
+    worker.terminate()
+    ended = await worker.ended()
+    lines = [json.loads(line)["message"] for line in ended.err.splitlines()]
+    assert ended.code == 0
+    assert lines[0] == f"working for {server.address}, namespace default, queue some-queue"
+    assert lines[1].startswith("handler default: model scripted, store SqlAdapter(sqlite:///")
+    assert lines[-1] == "stopped"
+    assert "sk-secret" not in ended.err
+
+
 async def test_dev_restarts_its_worker_when_a_file_changes(terminal: Terminal):
     """After a change `dev` has a new worker, which answers with the new code; Ctrl-C ends all of it."""
     dev = await terminal.start("dev", "agent:handler", "--port", "0")

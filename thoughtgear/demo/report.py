@@ -57,6 +57,7 @@ class Facts:
 
     run_id: str
     status: str
+    error: str
     iterations: int
     model: str
     replies_bought: int
@@ -110,6 +111,7 @@ async def gather(
     return Facts(
         run_id=state.run_id,
         status=state.status,
+        error=f"{state.error.type}: {state.error.message}" if state.error else "",
         iterations=state.iteration,
         replies_bought=len(stage.replies.read()),
         replies_saved=sum(message.role == "assistant" for message in messages),

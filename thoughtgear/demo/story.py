@@ -21,7 +21,7 @@ from thoughtgear.demo.folder import Folder
 from thoughtgear.demo.report import Facts, Kill, closing_table, gather
 from thoughtgear.dev import own_folder
 from thoughtgear.devserver import DevServer
-from thoughtgear.errors import ConfigurationError
+from thoughtgear.errors import ConfigurationError, WaitTimeoutError
 from thoughtgear.executors.temporal import TemporalExecutor
 from thoughtgear.follow import Follower
 from thoughtgear.handler import PromptHandler
@@ -38,6 +38,9 @@ HOLD_SECONDS = 30.0
 
 SETTLE_SECONDS = 5.0
 """How long the siblings of the victim may take to finish or to reach their middle."""
+
+STORY_SECONDS = 240.0
+"""How long a run may take: a real model may be slow, or not there."""
 
 LOOK_SECONDS = 0.02
 DEFAULT_MODEL = "openai:gpt-4o-mini"
@@ -112,8 +115,14 @@ class Story:
         following = asyncio.create_task(follower.until_over())
         killing = asyncio.create_task(self._kill_in_the_middle(run.run_id, follower))
         try:
-            state = await following
-            kill = await killing
+            async with asyncio.timeout(STORY_SECONDS):
+                state = await following
+                kill = await killing
+        except TimeoutError:
+            said = self._workers[-1].last_words()
+            raise WaitTimeoutError(
+                f"The run is not over after {STORY_SECONDS:.0f} s; worker: {said}"
+            ) from None
         finally:
             following.cancel()
             killing.cancel()
@@ -226,13 +235,18 @@ def _close(facts: Facts, console: Console, *, as_json: bool) -> None:
         print_json(facts.as_dict())
         return
     console.print()
-    verdict = "everything is as promised" if facts.kept else "NOT everything is as promised"
-    console.print(Text.assemble((facts.status, "bold"), f", and {verdict}", style="green" * facts.kept))
+    console.print(Text(_verdict(facts), "bold green" if facts.kept else "bold red"), soft_wrap=True)
     console.print()
     console.print(closing_table(facts))
     console.print()
     if not facts.killed:
         console.print(f"The model never called {VICTIM}, so no worker was killed.")
+
+
+def _verdict(facts: Facts) -> str:
+    if facts.status != "done":
+        return clean(f"{facts.status}: {facts.error}") + (" (--scripted needs no model)" * bool(facts.error))
+    return "Done, and everything is as promised." if facts.kept else "Done, but NOT all is as promised."
 
 
 def _real_model() -> str:
