@@ -296,10 +296,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="pairs of medium length (default: 5); short runs get three times, long ones half as many",
     )
-    parser.add_argument("--runs", type=int, default=50, metavar="N", help="runs at once (default: 50)")
+    parser.add_argument("--runs", type=int, metavar="N", help="runs at once (default: 50)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to this file, too")
     options = parser.parse_args(arguments)
     options.lengths = options.lengths or ([10, 100] if options.quick else [10, 200, 1000])
+    options.runs = options.runs or (20 if options.quick else 50)
     options.repeats = options.repeats or (2 if options.quick else 5)
     return options
 
