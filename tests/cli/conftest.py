@@ -20,6 +20,7 @@ AGENT = '''
 import asyncio
 from pathlib import Path
 from thoughtgear import PromptHandler, tool
+from thoughtgear.protocols import ModelReply
 from thoughtgear.providers.scripted import ScriptedProvider, call
 
 GATE = Path(__file__).with_name("gate")
@@ -44,12 +45,31 @@ def model(*replies, delay=0.0):
     return ScriptedProvider(replies=replies, delay=delay, chunk=4)
 
 
+class Slow:
+    """Begins to answer, and ends when the gate is open."""
+
+    model = "slow"
+
+    async def reply(self, request, on_text):
+        for piece in ("The ", "gate "):
+            await on_text(piece)
+            await asyncio.sleep(0.3)
+        await on_text("is ")
+        await pass_gate.handler()
+        await on_text("open.")
+        return ModelReply(text="The gate is open.")
+
+    async def aclose(self):
+        pass
+
+
 STORE = f"sqlite:///{Path(__file__).with_name('runs.db')}"
 handler = PromptHandler(
     tools=[shout], db=STORE, model=model([call("shout", word="hello")], "The word is HELLO.")
 )
 gated = PromptHandler("gated", tools=[pass_gate], db=STORE, model=model([call("pass_gate")], "I am through."))
 failing = PromptHandler("failing", db=STORE, model=model())
+slow = PromptHandler("slow", db=STORE, model=Slow())
 several = [handler, gated]
 '''
 

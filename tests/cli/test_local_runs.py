@@ -18,6 +18,15 @@ async def test_the_answer_goes_to_stdout_and_the_rest_to_stderr(terminal: Termin
     assert "done · 2 iterations" in ended.err.splitlines()[-1]
 
 
+async def test_the_answer_is_shown_while_the_model_speaks(terminal: Terminal):
+    """The beginning of a reply is on stdout before the model has ended it, and is not repeated."""
+    running = await terminal.start("run", "-t", "agent:slow", "Is it open?")
+    await running.until_says("The gate ")
+    assert not (terminal.folder / "gate").exists()
+    terminal.open_gate()
+    assert (await running.ended()).out == "The gate is open.\n"
+
+
 async def test_runs_and_show_need_the_store_alone(terminal: Terminal):
     """After a run, `runs` lists it and `show` prints its transcript, given nothing but the store."""
     store = {"THOUGHTGEAR_DB": "sqlite:///runs.db"}
