@@ -41,7 +41,7 @@ _PASSING_STATES = ("08", "25006", "40", "53", "55P03", "57", "58")
 shutdown and time-out, the system."""
 
 _MAX_AGE = 300
-"""Seconds after which a connection is replaced: what stands in between forgets idle ones, and tells nobody."""
+"""Seconds after which a connection is replaced: networks forget idle ones, and tell nobody."""
 
 _FAULTS = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
