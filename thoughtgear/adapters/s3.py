@@ -1,0 +1,109 @@
+"""A store in a bucket of S3 or a server with its API and conditional writes. How a commit works: `s3_run`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from thoughtgear.adapters.records import (
+    ALL_RUNS,
+    check_commit,
+    check_key,
+    cut_page,
+    decode_message,
+    decode_state,
+    encode,
+    read_cursor,
+)
+from thoughtgear.adapters.s3_bucket import Bucket
+from thoughtgear.adapters.s3_documents import Documents
+from thoughtgear.adapters.s3_index import Index, place_of
+from thoughtgear.adapters.s3_run import Commit, Runs
+from thoughtgear.adapters.s3_settings import S3Settings
+from thoughtgear.errors import RunNotFoundError
+from thoughtgear.models import Message, RunState
+from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage
+
+_STORE = "s3"
+
+
+class S3Adapter:
+    """Keeps runs and documents as objects below a prefix of a bucket. The bucket must be there.
+
+    A commit by the one who made the last is one request, and one more for every 32 messages.
+    """
+
+    reach: Reach = "network"
+
+    def __init__(self, settings: S3Settings) -> None:
+        self._settings = settings
+        self._bucket = Bucket(settings)
+        self._runs = Runs(self._bucket)
+        self._index = Index(self._bucket, self._runs)
+        self._documents = Documents(self._bucket)
+
+    def __repr__(self) -> str:
+        return f"S3Adapter(s3://{self._settings.bucket}/{self._settings.prefix})"
+
+    @classmethod
+    def from_url(cls, url: str) -> S3Adapter:
+        """Make a store from `s3://bucket/path?endpoint=…&region=…`."""
+        return cls(S3Settings.from_url(url))
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> S3Adapter:
+        """Make a store from `{"bucket": …, "path": …}`; see `S3Settings.from_dict`."""
+        return cls(S3Settings.from_dict(settings))
+
+    async def load_run(self, run_id: str) -> RunState:
+        head = await self._runs.head(check_key(run_id))
+        if head is None:
+            raise RunNotFoundError(f"There is no run {run_id} in this store.")
+        return decode_state(head.state)
+
+    async def save_run(self, state: RunState, messages: Sequence[Message]) -> None:
+        first = check_commit(state, messages)
+        await self._runs.commit(
+            Commit(
+                run_id=state.run_id,
+                version=state.version,
+                first=first,
+                state=encode(state).encode(),
+                lines=[encode(message).encode() for message in messages],
+                listed=place_of(state),
+                over=state.over,
+            )
+        )
+
+    async def list_runs(
+        self, where: RunFilter = ALL_RUNS, *, after: str | None = None, limit: int = 100
+    ) -> RunPage:
+        start = read_cursor(_STORE, after, limit)
+        return cut_page(await self._index.newest(where, start, limit), limit, _STORE)
+
+    async def delete_run(self, run_id: str) -> None:
+        if await self._runs.delete(check_key(run_id)):
+            await self._documents.remove_below("files", run_id)
+
+    async def get_history(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
+        count = None if limit is None else max(limit, 0)
+        lines = await self._runs.history(check_key(run_id), max(after, -1), count)
+        return [decode_message(line) for line in lines]
+
+    async def get_document(self, collection: Collection, key: str) -> Document | None:
+        return await self._documents.get(collection, check_key(key))
+
+    async def put_document(
+        self, collection: Collection, key: str, value: bytes | None, *, tag: str | None
+    ) -> str | None:
+        data = None if value is None else bytes(value)
+        return await self._documents.put(collection, check_key(key), data, tag)
+
+    async def list_documents(
+        self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
+    ) -> list[str]:
+        return await self._documents.keys(collection, prefix, after, limit)
+
+    async def aclose(self) -> None:
+        """End the threads and close the connections; closing twice is fine."""
+        self._bucket.close()
