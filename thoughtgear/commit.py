@@ -20,6 +20,7 @@ from thoughtgear.errors import (
     ConflictError,
     RunCancelledError,
     StateRegressionError,
+    StoreError,
     StoreUnavailableError,
     SupersededError,
 )
@@ -98,6 +99,12 @@ class RunWriter:
     async def claim(self) -> None:
         """Commit a claim under the next epoch: every older attempt is fenced from here on."""
         await self.commit(_start)
+
+    async def let_go(self) -> None:
+        """Give the claim back, if this attempt has it, so that nobody waits for its deadline."""
+        if self._holding:
+            with suppress(StoreError, SupersededError):
+                await self.commit(_nothing, release=True)
 
     async def commit(self, change: Change, *, release: bool = False) -> RunState:
         """Commit `change` and return the new state; `release` gives the claim back with it.
@@ -224,6 +231,11 @@ class RunWriter:
             except StoreUnavailableError as exc:
                 cause = exc
         raise StoreUnavailableError("The store did not say whether it wrote.") from cause
+
+
+def _nothing(state: RunState) -> list[Message]:
+    """The change of a commit that is about the claim alone."""
+    return []
 
 
 def _start(state: RunState) -> list[Message]:

@@ -87,6 +87,9 @@ class _Iteration:
             tools = []
             if not self._writer.state.over:
                 await self._writer.commit(partial(end_run, status="cancelled"))
+        except asyncio.CancelledError:
+            await self._writer.let_go()
+            raise
         state = self._writer.state
         result = standing(state, tools=tools)
         used = state.usage

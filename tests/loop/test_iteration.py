@@ -457,6 +457,21 @@ async def test_cancel_while_the_model_hangs(store: FaultyStore) -> None:
     assert time.monotonic() - started < 5
 
 
+async def test_interrupted_attempt_gives_its_claim_back(store: FaultyStore) -> None:
+    """A driver that is stopped in order leaves no claim behind: the next one goes on at once."""
+    model = Model("late", delay=600)
+    handler = PromptHandler(model=model, orm=store)
+    run = await handler.handle_prompt("go", wait=False)
+    while not model.requests:
+        await asyncio.sleep(0.01)
+    assert (await handler.get_run(run.run_id)).claim.live()
+    assert isinstance(handler.executor, LocalExecutor)
+    await handler.executor.aclose()
+    assert not (await handler.get_run(run.run_id)).claim.live()
+    other = PromptHandler(model="scripted:echo", orm=store)
+    assert (await other.run_iteration(run.run_id, 1)).status == "done"
+
+
 async def test_cancel_during_a_tool(store: FaultyStore) -> None:
     """Cancel keeps the finished call's result and makes the at_most_once call cut short unknown."""
     paying = asyncio.Event()

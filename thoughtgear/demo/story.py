@@ -7,9 +7,11 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.text import Text
@@ -96,16 +98,19 @@ class Story:
         self._workers: list[WorkerProcess] = []
         self._handler: PromptHandler = make_handler(stage, TemporalExecutor(client, QUEUE))
 
-    async def play(self) -> Facts:
-        """Run, kill, recover; return what was seen."""
-        try:
-            return await self._play()
-        finally:
-            for worker in self._workers:
-                worker.kill()
-            await self._handler.aclose()
+    async def __aenter__(self) -> Self:
+        return self
 
-    async def _play(self) -> Facts:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.kill()
+        await self._handler.aclose()
+
+    async def play(self) -> Facts:
+        """Run, kill, recover; return what was seen. The last worker stays until the story is left: it is
+        what answers the UI's question for the current details."""
         await self._start_worker(hold=HOLD_SECONDS)
         run = await self._handler.handle_prompt(PROMPT)
         link = workflow_link(self._server.ui_url or "", self._client.namespace, workflow_id_for(run.run_id))
@@ -218,16 +223,20 @@ async def tell(folder: Path, console: Console, *, keep: bool, scripted: bool, as
         async with DevServer(db=work / "temporal.db" if keep else None, log=work / "temporal.log") as server:
             narrator.note(f"Temporal server at {server.address}, its UI at {server.ui_url}")
             client = await Client.connect(server.address)
-            facts = await Story(stage, server, client, narrator).play()
-            _close(facts, console, as_json=as_json)
-            if keep:
-                console.print(f"UI     {facts.link}\nfiles  {work}\nCtrl-C ends the server.", soft_wrap=True)
-                await _until_interrupted()
-            elif not as_json:
-                console.print(
-                    "The report, the logs and the page in the UI stay with: thoughtgear demo --keep"
-                )
+            async with Story(stage, server, client, narrator) as story:
+                facts = await story.play()
+                _close(facts, console, as_json=as_json)
+                if keep:
+                    await _stay(console, facts, work)
+    if not keep and not as_json:
+        console.print("The report, the logs and the page in the UI stay with: thoughtgear demo --keep")
     return 0 if facts.kept else 1
+
+
+async def _stay(console: Console, facts: Facts, work: Path) -> None:
+    console.print(f"UI     {facts.link}\nfiles  {work}\nCtrl-C ends the server.", soft_wrap=True)
+    with suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
 
 
 def _close(facts: Facts, console: Console, *, as_json: bool) -> None:
@@ -265,10 +274,3 @@ def _work_folder(keep: bool) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="thoughtgear-demo-", ignore_cleanup_errors=True) as name:
         yield Path(name).resolve()
-
-
-async def _until_interrupted() -> None:
-    try:
-        await asyncio.Event().wait()
-    except asyncio.CancelledError:
-        return
