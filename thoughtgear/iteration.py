@@ -23,7 +23,7 @@ from thoughtgear.errors import (
     StoreError,
 )
 from thoughtgear.loop import limit_reached
-from thoughtgear.models import CallRecord, InboxItem, IterationResult, Message, RunState, ToolCall, now
+from thoughtgear.models import CallRecord, InboxItem, IterationResult, Message, RunState, ToolCall, Usage, now
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, RequestedCall
 from thoughtgear.transitions import as_message, complete_turn, end_run, save_reply, save_results, unnumbered
 
@@ -77,10 +77,10 @@ class _Iteration:
 
     def __init__(self, agent: Agent, writer: RunWriter, attempt: Attempt) -> None:
         self._agent, self._writer, self._attempt = agent, writer, attempt
+        self._used = Usage()
         self._extra = {"run_id": writer.state.run_id, "iteration": writer.state.iteration + 1}
 
     async def run(self) -> IterationResult:
-        tokens_before = self._writer.state.usage
         try:
             tools = await _watched(self._turn(), self._writer.watch, self._attempt.watch)
         except RunCancelledError:
@@ -92,11 +92,7 @@ class _Iteration:
             raise
         state = self._writer.state
         result = standing(state, tools=tools)
-        used = state.usage
-        result.tokens = [
-            used.input_tokens - tokens_before.input_tokens,
-            used.output_tokens - tokens_before.output_tokens,
-        ]
+        result.tokens = [self._used.input_tokens, self._used.output_tokens]
         await self._tell(state, result)
         return result
 
@@ -106,7 +102,9 @@ class _Iteration:
             await self._writer.claim()
         if self._writer.state.cancel_requested:
             raise RunCancelledError
-        if not self._writer.state.ledger:
+        if self._writer.state.ledger:
+            self._used = await self._saved_usage()
+        else:
             await self._buy_reply()
         tools = [row.call.name for row in self._writer.state.ledger]
         if tools:
@@ -123,9 +121,16 @@ class _Iteration:
         request = await self._request(seen)
         await self._writer.check()
         reply = await self._call_model(request)
+        self._used = reply.usage
         message, rows = self._accept(reply)
         change = partial(save_reply, reply=message, rows=rows, seen=seen, limits=agent.limits)
         await self._writer.commit(change, release=not rows and not self._attempt.keep_claim)
+
+    async def _saved_usage(self) -> Usage:
+        """What the reply cost that an earlier attempt has bought."""
+        messages = await self._agent.transcripts.messages(self._writer.state)
+        reply = next(message for message in reversed(messages) if message.role == "assistant")
+        return reply.usage or Usage()
 
     async def _run_calls(self) -> None:
         calls = Calls(self._agent, self._writer, self._attempt)

@@ -17,6 +17,8 @@ ADAPTERS = {
     "postgresql": "thoughtgear.adapters.postgres:PostgresAdapter",
     "postgres": "thoughtgear.adapters.postgres:PostgresAdapter",
     "files": "thoughtgear.adapters.files:FilesAdapter",
+    "mongodb": "thoughtgear.adapters.mongodb:MongoAdapter",
+    "s3": "thoughtgear.adapters.s3:S3Adapter",
 }
 """URL scheme → a class with `from_url(url)` and `from_dict(settings)`."""
 
@@ -31,7 +33,7 @@ EXECUTORS = {
     "temporal": "thoughtgear.executors.temporal:TemporalExecutor",
 }
 
-EXTRAS = {"watchfiles": "server", "asyncpg": "postgres"}
+EXTRAS = {"watchfiles": "server", "asyncpg": "postgres", "pymongo": "mongodb", "boto3": "s3"}
 """Module → the extra that brings it."""
 
 DEFAULT_DB = "sqlite:///thoughtgear.db"

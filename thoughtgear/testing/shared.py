@@ -28,7 +28,7 @@ COMMITS = 25
 PROCESS_SECONDS = 90.0
 """After this a process shows where it hangs, and ends: the test fails."""
 
-_PRELOAD = [f"thoughtgear.adapters.{name}" for name in ("sql", "postgres", "files")]
+_PRELOAD = [f"thoughtgear.adapters.{name}" for name in ("sql", "postgres", "files", "mongodb", "s3")]
 
 
 class SharedClauses(StoreCase):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
 
 from thoughtgear.models import OVER, Carried, Report
+
+GAP = "\N{EN SPACE}"
+"""Around each cell, because the UI sets none. Markdown drops other spaces."""
+
+HEADS = ("iteration", "tools", "tokens in", "tokens out", "waited")
 
 ROWS = 20
 """How many iterations the table shows."""
@@ -15,13 +21,19 @@ ROWS = 20
 def add_row(carried: Carried, report: Report) -> None:
     """Note an iteration that ran: in the table of the last ones and in the totals."""
     tokens = [*report.tokens, 0, 0][:2]
-    row = [report.iteration - 1, ", ".join(report.tools), *tokens, round(carried.waited, 1)]
+    row = [report.iteration - 1, _names(report.tools), *tokens, round(carried.waited, 1)]
     carried.rows = [*carried.rows, row][-ROWS:]
     sums = carried.totals or [0, 0, 0, 0, 0.0]
     carried.totals = [
         a + b for a, b in zip(sums, [1, len(report.tools), *tokens, carried.waited], strict=True)
     ]
     carried.waited = 0.0
+
+
+def _names(tools: list[str]) -> str:
+    """The names of the tools, each once and how often: `read_file (3), list_files`."""
+    times = Counter(tools)
+    return ", ".join(name if times[name] == 1 else f"{name} ({times[name]})" for name in times)
 
 
 def render(carried: Carried, *, run_id: str | None, status: str, reason: str = "") -> str:
@@ -37,8 +49,8 @@ def _table(carried: Carried) -> str:
     count, tools, tokens_in, tokens_out, waited = carried.totals
     return "\n".join(
         [
-            "| iteration | tools | tokens in | tokens out | waited |",
-            "|---:|---|---:|---:|---:|",
+            "|" + "|".join(f" {GAP}{head}{GAP} " for head in HEADS) + "|",
+            "|---|---|---:|---:|---:|",
             *(_row(*row) for row in carried.rows),
             _row(f"**{count:.0f} in all**", f"{tools:.0f} calls", tokens_in, tokens_out, waited),
         ]
@@ -47,7 +59,8 @@ def _table(carried: Carried) -> str:
 
 def _row(iteration: Any, tools: str, tokens_in: float, tokens_out: float, waited: float) -> str:
     pause = f"{waited:.1f} s" if waited else ""
-    return f"| {iteration} | {tools} | {tokens_in:,.0f} | {tokens_out:,.0f} | {pause} |"
+    cells = (iteration, tools, f"{tokens_in:,.0f}", f"{tokens_out:,.0f}", pause)
+    return "|" + "|".join(f" {GAP}{cell}{GAP} " for cell in cells) + "|"
 
 
 def attributes(carried: Carried, *, handler: str, status: str) -> list[SearchAttributeUpdate[Any]]:
