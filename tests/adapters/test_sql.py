@@ -75,6 +75,38 @@ async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         await store.load_run("r")
 
 
+async def test_a_folder_is_no_database(tmp_path: Path) -> None:
+    """A path that is a folder, or that leads through a file, is a ConfigurationError with the path."""
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "x.db"):
+        store = open_store(f"sqlite:///{path}")
+        with pytest.raises(ConfigurationError, match=f"{path}"):
+            await store.load_run("r")
+
+
+async def test_a_file_of_others_is_no_database(tmp_path: Path) -> None:
+    """Where this user may not write, a database is a ConfigurationError with the path."""
+    place = tmp_path / "closed"
+    place.mkdir(mode=0o500)
+    program = (
+        f"import os; from thoughtgear.registry import open_store; store = open_store('sqlite:///{place}/x.db')\n"
+        "import asyncio, thoughtgear.errors\n"
+        "if os.geteuid() == 0: os.seteuid(65534)\n"
+        "try: asyncio.run(store.load_run('r'))\n"
+        "except thoughtgear.errors.ConfigurationError as exc: print(exc)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, text=True)
+    assert f"{place}/x.db" in ended.stdout, ended.stderr
+
+
+async def test_expired_tombstones_are_found_by_an_index(store: SqlAdapter) -> None:
+    """A deletion does not read every run to find the tombstones that have expired."""
+    query = "EXPLAIN QUERY PLAN DELETE FROM run_states WHERE deleted_until <= 1"
+    plan = await store._database.read(lambda connection: connection.exec_driver_sql(query).all())
+    assert "ix_run_states_deleted_until" in str(plan)
+    assert "SCAN" not in str(plan)
+
+
 @pytest.mark.parametrize(("version", "advice"), [(2, "upgrade thoughtgear"), (0, "migrate")])
 async def test_another_schema_is_refused(
     store: SqlAdapter, tmp_path: Path, version: int, advice: str

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from thoughtgear.adapters.disk import Disk, file_name, names_in, sync_folder
+from thoughtgear.adapters.disk import Disk, file_name, key_of, names_in, sync_folder
 from thoughtgear.adapters.files_documents import Documents
 from thoughtgear.adapters.files_run import RunFolder
 from thoughtgear.adapters.records import (
@@ -17,6 +17,7 @@ from thoughtgear.adapters.records import (
     Position,
     check_commit,
     check_key,
+    decode_listed,
     decode_message,
     decode_state,
     encode,
@@ -92,9 +93,12 @@ class FilesAdapter:
 
     def _list(self, where: RunFilter, start: Position | None, limit: int) -> RunPage:
         names = names_in(self._disk.folder("runs"))
-        found = (RunFolder.named(self._disk, name).newest() for name in names)
-        states = (decode_state(each[1]) for each in found if each is not None)
-        return page_of((state for state in states if matches(where, state)), start, limit, _STORE)
+        states = (self._listed(name) for name in names)
+        return page_of((state for state in states if state and matches(where, state)), start, limit, _STORE)
+
+    def _listed(self, name: str) -> RunState | None:
+        found = RunFolder.named(self._disk, name).newest()
+        return None if found is None else decode_listed(found[1], key_of(name))
 
     async def delete_run(self, run_id: str) -> None:
         check_key(run_id)

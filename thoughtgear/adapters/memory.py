@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from thoughtgear.adapters.records import (
     TOMBSTONE_SECONDS,
     check_commit,
     check_key,
+    decode_listed,
     decode_message,
     decode_state,
     encode,
@@ -50,6 +52,7 @@ class MemoryAdapter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._runs: dict[str, _Run] = {}
+        self._tombstones: deque[str] = deque()  # oldest first
         self._documents: dict[Collection, dict[str, Document]] = {"cache": {}, "memory": {}, "files": {}}
 
     @classmethod
@@ -96,19 +99,31 @@ class MemoryAdapter:
     ) -> RunPage:
         start = read_cursor(_STORE, after, limit)
         with self._lock:
-            runs = [run.state for run in self._runs.values() if run.deleted_until is None]
-        states = (decode_state(body) for body in runs)
-        return page_of((state for state in states if matches(where, state)), start, limit, _STORE)
+            runs = [(run_id, run.state) for run_id, run in self._runs.items() if run.deleted_until is None]
+        states = (decode_listed(body, run_id) for run_id, body in runs)
+        return page_of((state for state in states if state and matches(where, state)), start, limit, _STORE)
 
     async def delete_run(self, run_id: str) -> None:
         with self._lock:
             run = self._runs.get(check_key(run_id))
             if run is None or run.deleted_until is not None:
                 return
+            self._drop_expired()
             self._runs[run_id] = _Run(deleted_until=time.time() + TOMBSTONE_SECONDS)
+            self._tombstones.append(run_id)
             files = self._documents["files"]
             for key in [key for key in files if key.startswith(f"{run_id}/")]:
                 del files[key]
+
+    def _drop_expired(self) -> None:
+        """Forget tombstones from the oldest on. One whose run was created again is no tombstone any more."""
+        while self._tombstones:
+            run = self._runs.get(self._tombstones[0]) or _Run()
+            if run.deleted_until is not None:
+                if run.deleted_until > time.time():
+                    return
+                del self._runs[self._tombstones[0]]
+            self._tombstones.popleft()
 
     async def get_history(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
         first = max(after + 1, 0)

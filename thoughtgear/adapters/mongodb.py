@@ -21,6 +21,7 @@ from thoughtgear.adapters.records import (
     check_commit,
     check_key,
     cut_page,
+    decode_listed,
     decode_message,
     decode_state,
     encode,
@@ -58,7 +59,7 @@ class MongoAdapter:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> MongoAdapter:
-        """Make a store from `{"url": …}`, with a `database` beside it."""
+        """Make a store from `{"url": …}`, with `database`, `username` and `password` beside it."""
         return cls(MongoDatabase(MongoSettings.from_dict(settings)))
 
     async def load_run(self, run_id: str) -> RunState:
@@ -91,8 +92,8 @@ class MongoAdapter:
         while len(found) <= limit:
             listing = partial(_listed, where=where, start=start, limit=size)
             batch = await self._database.read(listing)
-            states = [decode_state(body) for _, body in batch if body is not None]
-            found += [state for state in states if matches_metadata(where, state)]
+            states = [decode_listed(body, at[1]) for at, body in batch if body is not None]
+            found += [state for state in states if state and matches_metadata(where, state)]
             if len(batch) < size:
                 break
             start = batch[-1][0]

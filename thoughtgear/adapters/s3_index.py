@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator
 
-from thoughtgear.adapters.records import Position, decode_state, matches, position
+from thoughtgear.adapters.records import Position, decode_listed, matches, position
 from thoughtgear.adapters.s3_bucket import Bucket, together
 from thoughtgear.adapters.s3_head import Head, object_name
 from thoughtgear.adapters.s3_run import Runs
@@ -75,8 +75,10 @@ class Index:
         async for markers in self._chunks(where, start, limit + 1):
             heads = await together(self._runs.peek(marker.name) for marker in markers)
             pairs = zip(markers, heads, strict=True)
-            states = [decode_state(head.state) for marker, head in pairs if head and marker.of(head)]
-            beyond = [state for state in states if start is None or position(state) < start]
+            states = [
+                decode_listed(head.state, marker.name) for marker, head in pairs if head and marker.of(head)
+            ]
+            beyond = [state for state in states if state and (start is None or position(state) < start)]
             found += sorted((s for s in beyond if matches(where, s)), key=position, reverse=True)
             if len(found) > limit:
                 break

@@ -25,6 +25,7 @@ from thoughtgear.adapters.records import (
     check_commit,
     check_key,
     cut_page,
+    decode_listed,
     decode_message,
     decode_state,
     encode,
@@ -117,12 +118,12 @@ class SqlAdapter:
         size = _BATCH if where.metadata else limit + 1
         while len(found) <= limit:
             query = _runs_query(where, start).limit(size)
-            bodies = await self._database.read(partial(_first_column, query))
-            batch = [decode_state(body) for body in bodies]
-            found += [state for state in batch if matches_metadata(where, state)]
-            if len(batch) < size:
+            rows = await self._database.read(partial(_all_rows, query))
+            batch = [decode_listed(body, run_id) for run_id, _, body in rows]
+            found += [state for state in batch if state and matches_metadata(where, state)]
+            if len(rows) < size:
                 break
-            start = position(batch[-1])
+            start = rows[-1].created_at, rows[-1].run_id
         return cut_page(found, limit, _STORE)
 
     async def delete_run(self, run_id: str) -> None:
@@ -222,7 +223,7 @@ def _delete_run(connection: Connection, run_id: str, now: int) -> None:
 
 def _runs_query(where: RunFilter, start: Position | None) -> Select[Any]:
     runs = schema.run_states.c
-    query = select(runs.body).where(runs.deleted_until.is_(None))
+    query = select(runs.run_id, runs.created_at, runs.body).where(runs.deleted_until.is_(None))
     for name in ("status", "handler", "session_id", "user_id"):
         wanted = getattr(where, name)
         query = query if wanted is None else query.where(runs[name] == _searchable(wanted))
@@ -255,6 +256,10 @@ def _insert_document(connection: Connection, collection: Collection, row: dict[s
         connection.execute(insert(schema.documents[collection]).values(row))
     except IntegrityError as exc:  # another creator, on a database whose writers run side by side
         raise ConflictError from exc
+
+
+def _all_rows(query: Select[Any], connection: Connection) -> Sequence[Any]:
+    return connection.execute(query).all()
 
 
 def _first_column(query: Select[Any], connection: Connection) -> list[Any]:

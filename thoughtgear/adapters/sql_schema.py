@@ -58,6 +58,13 @@ run_states = Table(
 for _name in ("status", "handler", "session_id", "user_id"):
     Index(f"ix_run_states_{_name}", run_states.c[_name], run_states.c.created_at, run_states.c.run_id)
 Index("ix_run_states_created_at", run_states.c.created_at, run_states.c.run_id)
+_expiry = run_states.c.deleted_until
+Index(
+    "ix_run_states_deleted_until",
+    _expiry,
+    sqlite_where=_expiry.is_not(None),
+    postgresql_where=_expiry.is_not(None),
+)
 
 messages = Table(
     "messages",

@@ -75,10 +75,7 @@ class SqliteDatabase:
         return self._connection
 
     def _connect(self) -> Connection:
-        if not self.path.parent.is_dir():
-            raise ConfigurationError(f"The folder of the database {self.path} is not there: create it.")
-        # Transcripts are private; the WAL files take over the mode of the database.
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        self._create_file()
         self._engine = _engine(self.path)
         connection = self._engine.connect()
         try:
@@ -88,6 +85,24 @@ class SqliteDatabase:
             connection.close()
             raise
         return connection
+
+    def _create_file(self) -> None:
+        """Make an empty file that is ours alone: transcripts are private, and the WAL files take over its
+        mode. Raises `ConfigurationError` where there can be none."""
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        except (FileNotFoundError, NotADirectoryError):
+            raise ConfigurationError(
+                f"The folder of the database {self.path} is not there: create it."
+            ) from None
+        except (IsADirectoryError, PermissionError) as exc:
+            raise ConfigurationError(
+                f"The database {self.path} can't be opened: {exc.strerror}. Name a file that you may write."
+            ) from exc
+        except OSError as exc:
+            raise StoreUnavailableError(
+                f"The database {self.path} can't be opened right now: {exc.strerror}."
+            ) from exc
 
     def _disconnect(self) -> None:
         if self._connection is not None and self._pid == os.getpid():

@@ -190,6 +190,28 @@ class RunClauses(StoreCase):
         state = await append(store, new_run(), *texts)
         await assert_standing(store, state, *texts)
 
+    @pytest.mark.parametrize("kind", ["objects", "lists", "digits"])
+    async def test_what_could_not_be_read_back_is_refused(self, store: OrmAdapter, kind: str) -> None:
+        """Values that JSON parsers stop at raise InvalidInputError, in a state and in a message, and nothing
+        is written; a little less is kept."""
+        kept = {"value": _extreme(kind, 150)}
+        state = await append(store, new_run("kept", metadata=kept), "a")
+        await assert_standing(store, state, "a")
+        refused = {"value": _extreme(kind, 5_000 if kind == "digits" else 200)}
+        calls = [ToolCall(id="1.0", name="f", arguments=refused)]
+        with pytest.raises(InvalidInputError):
+            await append(store, new_run("state", metadata=refused), "a")
+        with pytest.raises(InvalidInputError):
+            await append(store, state.model_copy(update={"ledger": [CallRecord(call=calls[0])]}))
+        with pytest.raises(InvalidInputError):
+            await store.save_run(
+                new_run("message", version=1, message_count=1),
+                [Message(seq=0, role="assistant", tool_calls=calls)],
+            )
+        for run_id in ("state", "message"):
+            await assert_absent(store, run_id)
+        await assert_standing(store, state, "a")
+
     async def test_text_that_is_not_unicode_is_refused(self, store: OrmAdapter) -> None:
         """A lone surrogate raises InvalidInputError and nothing is written."""
         with pytest.raises(InvalidInputError):
@@ -242,6 +264,15 @@ class RunClauses(StoreCase):
         await store.delete_run("fresh")
         await store.delete_run("fresh")
         await assert_absent(store, "fresh")
+
+
+def _extreme(kind: str, size: int) -> Any:
+    if kind == "digits":
+        return 10**size
+    value: Any = 1
+    for _ in range(size):
+        value = {"a": value} if kind == "objects" else [value]
+    return value
 
 
 class ListClauses(StoreCase):
@@ -331,3 +362,23 @@ class ListClauses(StoreCase):
             await append(store, new_run(f"r{number}"), *["x"] * number)
         for run in (await store.list_runs()).runs:
             assert len(await texts_of(store, run.run_id)) == run.message_count
+
+    @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+    async def test_a_damaged_run_hides_no_other(
+        self, store: OrmAdapter, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A state that can't be read is left out of the list, at any place of a page, and a warning names
+        the run and quotes nothing; loaded it is a StoreError."""
+        for number in range(5):
+            damage = {"output": ["a secret"]} if number in (1, 3, 4) else {}
+            created = START + timedelta(seconds=number)
+            await append(store, new_run(f"r{number}", created_at=created).model_copy(update=damage), "a")
+        pages = [await store.list_runs(limit=1)]
+        while pages[-1].after:
+            pages.append(await store.list_runs(after=pages[-1].after, limit=1))
+        assert [run.run_id for page in pages for run in page.runs] == ["r2", "r0"]
+        said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert all(any(f"run r{number}:" in line for line in said) for number in (1, 3, 4))
+        assert "secret" not in caplog.text
+        with pytest.raises(StoreError):
+            await store.load_run("r1")
