@@ -24,7 +24,6 @@ WRITES = (
     "insert_one",
     "insert_many",
     "update_one",
-    "bulk_write",
     "find_one_and_update",
     "delete_many",
     "delete_one",
@@ -229,7 +228,7 @@ async def test_a_reader_outlives_the_next_state(
     assert step.fired
 
 
-@pytest.mark.parametrize("step", ["messages.bulk_write", "run_states.update_one"], ids=["write", "trim"])
+@pytest.mark.parametrize("step", ["messages.insert_many", "run_states.update_one"], ids=["write", "trim"])
 async def test_flushes_meet(
     store: OrmAdapter, other: OrmAdapter, database: Any, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -251,7 +250,7 @@ async def test_flushes_meet(
     assert run["tail_bytes"] == sum(mongodb_runs.ENTRY_BYTES + len(each["body"]) for each in run["tail"])
 
 
-@pytest.mark.parametrize("step", ["messages.bulk_write", "run_states.update_one"], ids=["write", "trim"])
+@pytest.mark.parametrize("step", ["messages.insert_many", "run_states.update_one"], ids=["write", "trim"])
 async def test_a_flush_after_a_deletion_leaves_nothing(
     store: OrmAdapter, other: OrmAdapter, database: Any, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -275,7 +274,7 @@ async def test_a_flush_after_a_new_creation_harms_nothing(
         await other.delete_run("r")
         await append_many(other, new_run("r"), TAIL + 1, "new ")
 
-    between = Between(monkeypatch, "messages.bulk_write", act)
+    between = Between(monkeypatch, "messages.insert_many", act)
     await append(store, state, "old")
     assert between.fired
     new = await append_many(store, await store.load_run("r"), TAIL, "on ")

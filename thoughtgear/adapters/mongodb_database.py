@@ -110,7 +110,7 @@ class _Connection:
     def __init__(self, settings: MongoSettings) -> None:
         self.pid = os.getpid()
         self._address = settings.address
-        self._client = connect(settings.url)
+        self._client = connect(settings.url, settings.login)
         self._database = self._client.get_database(
             settings.database,
             read_preference=ReadPreference.PRIMARY,

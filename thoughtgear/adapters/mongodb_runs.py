@@ -10,11 +10,11 @@
 fresh id of each creation, `commit` one of each commit.
 
 A commit is one update of one document, filtered by version and message count: it sets state and version, and
-pushes its messages to the tail. Nothing else makes a version. When the tail is long, its messages are
-flushed (written to `messages`, by upserts of the same content whoever does it), then trimmed: one update,
-filtered by `inc` and `base`, that raises `base` and pulls what lies below it. Always: what is below `base` is
-in `messages`, acknowledged by a majority; the rest is in the tail. A flush changes no version, a commit no
-base, so neither stops the other, and it does not matter which process flushes.
+pushes its messages to the tail. Nothing else makes a version. When the tail is long it is flushed: its
+messages are inserted into `messages` (the same by whomever; one that is there stays), then trimmed: one
+update, filtered by `inc` and `base`, that raises `base` and pulls what lies below it. Always: what is below
+`base` is in `messages`, acknowledged by a majority; the rest is in the tail. A flush changes no version, a
+commit no base, so neither stops the other, and it does not matter which process flushes.
 
 Interleavings of writers A and B, flushers F and G, a reader R and a deleter D (any may die on the way):
 
@@ -56,7 +56,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from pymongo import ReplaceOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from thoughtgear.adapters.mongodb_chunks import Chunks, Database, below
@@ -256,11 +255,10 @@ class Runs:
             await self._messages.delete_many({"_id": below(prefix)})
 
     async def _write_messages(self, rows: list[Row]) -> None:
-        writes = [ReplaceOne({"_id": row["_id"]}, row, upsert=True) for row in rows]
         try:
-            await self._messages.bulk_write(writes, ordered=False)
+            await self._messages.insert_many(rows, ordered=False)
         except BulkWriteError as exc:
-            # Two upserts of one id may collide; whichever stays has the same content.
+            # What is there already was written by another flush, with the same content, before the trim.
             errors = exc.details or {}
             codes = {error["code"] for error in errors.get("writeErrors", ())}
             if codes != {_DUPLICATE} or errors.get("writeConcernErrors"):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
@@ -16,6 +17,7 @@ RIGHT_URL = (
     "Use mongodb://user:password@host:port/database or mongodb+srv://…, and in a user or password %40 for @, "
     "%3A for :, %2F for /, %3F for ?, %23 for #, %25 for %."
 )
+_LOGIN = ("username", "password")
 _DEFAULTS = {
     "appName": "thoughtgear",
     "serverSelectionTimeoutMS": 10_000,
@@ -31,9 +33,10 @@ Client = AsyncMongoClient[dict[str, Any]]
 
 @dataclass(frozen=True)
 class MongoSettings:
-    """Where the database is. `address` is the hosts alone, for messages."""
+    """Where the database is. `address` is the hosts, for messages; `login` is what is not in the URL."""
 
     url: str = field(repr=False)
+    login: Mapping[str, Any] = field(repr=False)
     address: str
     database: str
 
@@ -45,28 +48,42 @@ class MongoSettings:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> MongoSettings:
-        """Read `url` and, where that names no database, `database` (default: thoughtgear)."""
-        unknown = sorted(set(settings) - {"url", "database"})
+        """Read `url`, and beside it `database` (default: the URL's, else thoughtgear), `username` and
+        `password`, not escaped."""
+        unknown = sorted(set(settings) - {"url", "database", *_LOGIN})
         if unknown:
-            raise ConfigurationError(f"A MongoDB store has no setting {unknown[0]!r}; it has url, database.")
-        url = settings.get("url")
+            raise ConfigurationError(
+                f"A MongoDB store has no setting {unknown[0]!r}; it has url, database, username, password."
+            )
+        url, login = settings.get("url"), {name: settings[name] for name in _LOGIN if settings.get(name)}
         if not isinstance(url, str) or not url.startswith(("mongodb://", "mongodb+srv://")):
             raise ConfigurationError(f"This store URL is not one of MongoDB. {RIGHT_URL}")
-        try:
-            # Connects to nothing yet: a wrong URL is an error here, not at the first use.
-            default = settings.get("database") or "thoughtgear"
-            database = connect(url).get_default_database(default).name
-        except (PyMongoError, ValueError, TypeError):  # their messages quote the URL
-            raise ConfigurationError(f"This store URL can't be used. {RIGHT_URL}") from None
-        return cls(url, _hosts(url), settings.get("database") or database)
+        if "password" in login and "username" not in login and "@" not in url:
+            raise ConfigurationError(f"A password needs a username. {RIGHT_URL}")
+        database = _database_in(url, login, settings.get("database") or "thoughtgear")
+        return cls(url, login, _hosts(url), settings.get("database") or database)
 
 
-def connect(url: str) -> Client:
-    """Return a client that connects when it is first used, to the event loop of that moment."""
+def _database_in(url: str, login: Mapping[str, Any], default: str) -> str:
+    """Return the database of a URL that the driver accepts, and nothing is connected for that."""
+    path = unquote(url.partition("://")[2].partition("?")[0].partition("/")[2])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # the driver's way to refuse an option
+            found = connect(url, login).get_default_database(default).name
+    except (PyMongoError, UserWarning, ValueError, TypeError):  # their messages quote the URL
+        found = None
+    if not found or path not in ("", found):  # the driver takes what follows a dot for a collection
+        raise ConfigurationError(f"This store URL, or an option in it, can't be used. {RIGHT_URL}")
+    return found
+
+
+def connect(url: str, login: Mapping[str, Any], **options: Any) -> Client:
+    """Return a client that connects when it is first used, in the event loop of that moment."""
     query = url.partition("?")[2]
     given = {name.lower() for name, _ in parse_qsl(query, keep_blank_values=True)}
-    options: dict[str, Any] = {name: value for name, value in _DEFAULTS.items() if name.lower() not in given}
-    return AsyncMongoClient(url, **options)
+    defaults = {name: value for name, value in _DEFAULTS.items() if name.lower() not in given}
+    return AsyncMongoClient(url, **{**defaults, **login, **options})
 
 
 def _hosts(url: str) -> str:
