@@ -280,15 +280,15 @@ async def test_a_creator_spares_the_run_that_took_a_tombstones_place(
     await append(store, new_run("r"), "old")
     await store.delete_run("r")
     await admin.execute("UPDATE run_states SET deleted_until = 1")
-    other, loop, look = open_store(url), asyncio.get_running_loop(), schema.STANDING.run
+    other, loop, look = open_store(url), asyncio.get_running_loop(), schema.STANDING.first
 
-    def look_and_lose(connection: Connection, *rows: Any) -> Any:
-        found = look(connection, *rows)
+    def look_and_lose(connection: Connection, row: Any) -> Any:
+        found = look(connection, row)
         monkeypatch.undo()
         asyncio.run_coroutine_threadsafe(append(other, new_run("r"), "first"), loop).result(10)
         return found
 
-    monkeypatch.setattr(schema.STANDING, "run", look_and_lose)
+    monkeypatch.setattr(schema.STANDING, "first", look_and_lose)
     with pytest.raises(ConflictError):
         await append(store, new_run("r"), "second")
     assert await texts_of(store, "r") == ["first"]

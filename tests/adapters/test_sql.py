@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, insert
 
-from thoughtgear.adapters import sqlite
+from thoughtgear.adapters import sql_schema, sqlite
 from thoughtgear.adapters.sql import SqlAdapter
 from thoughtgear.errors import (
     ConfigurationError,
@@ -215,3 +216,21 @@ async def test_a_closed_store_says_so(store: SqlAdapter) -> None:
     await store.aclose()
     with pytest.raises(StoreError, match="closed"):
         await store.load_run("r")
+
+
+async def test_a_write_that_fails_leaves_nothing(store: SqlAdapter) -> None:
+    """What a transaction did before its error is undone, whether the driver ran it or SQLAlchemy."""
+    await append(store, new_run("r"), "a")
+
+    def txn(connection: Connection) -> None:
+        sql_schema.ADD_MESSAGE.change(connection, {"run_id": "r", "seq": 1, "body": "{}"})
+        connection.execute(insert(sql_schema.messages).values(run_id="r", seq=2, body="{}"))
+        raise ConflictError
+
+    with pytest.raises(ConflictError):
+        await store._database.write(txn)
+    assert [message.text for message in await store.get_history("r")] == ["a"]
+    again = {"run_id": "r", "seq": 0, "body": "{}"}
+    with pytest.raises(StoreError, match="breaks its rules"):
+        await store._database.write(lambda connection: sql_schema.ADD_MESSAGE.change(connection, again))
+    await append(store, await store.load_run("r"), "b")

@@ -1,4 +1,4 @@
-"""A store in an SQL database. Every method is one function of a connection, run whole in one transaction.
+"""A store in an SQL database. Every method is a function of a connection, run whole in one transaction.
 
 SQLite runs these functions in a thread of its own; an asynchronous driver can run the same ones through
 `AsyncConnection.run_sync`. What differs between databases is in the database object, not here.
@@ -47,11 +47,15 @@ _BATCH = 500
 
 
 class Database(Protocol):
-    """What runs a function of a connection in one transaction."""
+    """What runs a function of a connection, in a transaction where it writes."""
 
-    async def read(self, txn: Callable[[Connection], T]) -> T: ...
+    async def read(self, txn: Callable[[Connection], T]) -> T:
+        """Return what `txn` returns: one statement's rows."""
+        ...
 
-    async def write(self, txn: Callable[[Connection], T]) -> T: ...
+    async def write(self, txn: Callable[[Connection], T]) -> T:
+        """Run `txn` and commit, or roll back when it raises."""
+        ...
 
     async def aclose(self) -> None: ...
 
@@ -92,10 +96,11 @@ class SqlAdapter:
 
     async def load_run(self, run_id: str) -> RunState:
         key = {"run_id": check_key(run_id)}
-        row = await self._database.read(lambda connection: schema.LOAD_RUN.run(connection, key).first())
-        if row is None or row.deleted_until is not None:
+        row = await self._database.read(lambda connection: schema.LOAD_RUN.first(connection, key))
+        body, deleted_until = row or (None, None)
+        if body is None or deleted_until is not None:
             raise RunNotFoundError(f"There is no run {run_id} in this store.")
-        return decode_state(row.body)
+        return decode_state(body)
 
     async def save_run(self, state: RunState, messages: Sequence[Message]) -> None:
         first = check_commit(state, messages)
@@ -105,7 +110,7 @@ class SqlAdapter:
         def txn(connection: Connection) -> None:
             (_create if state.version == 1 else _update)(connection, row, first)
             if added:
-                schema.ADD_MESSAGE.run(connection, *added)
+                schema.ADD_MESSAGE.change(connection, *added)
 
         await self._database.write(txn)
 
@@ -133,13 +138,16 @@ class SqlAdapter:
     async def get_history(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
         count = _ALL if limit is None else max(limit, 0)
         row = {"run_id": check_key(run_id), "after": after, "count": count}
-        rows = await self._database.read(lambda connection: schema.HISTORY.run(connection, row).all())
+        rows = await self._database.read(lambda connection: schema.HISTORY.all(connection, row))
         return [decode_message(body) for (body,) in rows]
 
     async def get_document(self, collection: Collection, key: str) -> Document | None:
         statement, row = schema.GET_DOCUMENT[collection], {"key": check_key(key)}
-        found = await self._database.read(lambda connection: statement.run(connection, row).first())
-        return None if found is None else Document(key, bytes(found.value), found.tag)
+        found = await self._database.read(lambda connection: statement.first(connection, row))
+        if found is None:
+            return None
+        current, value = found
+        return Document(key, bytes(value), current)
 
     async def put_document(
         self, collection: Collection, key: str, value: bytes | None, *, tag: str | None
@@ -186,15 +194,16 @@ def _searchable(text: str | None) -> str | None:
 
 
 def _create(connection: Connection, row: dict[str, Any], first: int) -> None:
-    found = schema.STANDING.run(connection, row).first()
+    found = schema.STANDING.first(connection, row)
     if found is not None:
-        if found.deleted_until is None or found.deleted_until > time.time():
+        _, _, deleted_until = found
+        if deleted_until is None or deleted_until > time.time():
             raise ConflictError
-        schema.DROP_RUN.run(connection, row)
+        schema.DROP_RUN.change(connection, row)
     if first != 0:
         raise wrong_count(0, first)
     try:
-        schema.CREATE_RUN.run(connection, row)
+        schema.CREATE_RUN.change(connection, row)
     except IntegrityError as exc:  # another creator, on a database whose writers run side by side
         raise ConflictError from exc
 
@@ -202,12 +211,12 @@ def _create(connection: Connection, row: dict[str, Any], first: int) -> None:
 def _update(connection: Connection, row: dict[str, Any], first: int) -> None:
     version = row["version"] - 1
     expected = {**row, "id": row["run_id"], "from_version": version, "from_count": first}
-    if schema.UPDATE_RUN.run(connection, expected).rowcount == 1:
+    if schema.UPDATE_RUN.change(connection, expected) == 1:
         return
-    found = schema.STANDING.run(connection, row).first()
-    if found is None or found.version != version:
+    standing, count, _ = schema.STANDING.first(connection, row) or (None, 0, None)
+    if standing != version:
         raise ConflictError
-    raise wrong_count(found.message_count, first)
+    raise wrong_count(count, first)
 
 
 def _delete_run(connection: Connection, run_id: str, now: int) -> None:

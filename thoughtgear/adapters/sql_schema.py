@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
-    CursorResult,
     Index,
     Integer,
     LargeBinary,
@@ -86,20 +85,51 @@ documents = {
 }
 
 
+DRIVER = "thoughtgear_driver"
+"""The key in `Connection.info` under which a database puts its driver's own connection, where that is
+synchronous: what SQLAlchemy does to execute a statement takes longer than SQLite does."""
+
+
+class Result(Protocol):
+    """What an execution gives: of the driver, or of SQLAlchemy."""
+
+    @property
+    def rowcount(self) -> int: ...
+
+    def fetchall(self) -> Sequence[Any]: ...
+
+
 class Statement:
-    """A statement that is compiled once per dialect: SQLAlchemy's own way of executing one costs several
-    times what SQLite takes for it. Parameters and results are plain text, numbers and bytes."""
+    """A statement that is compiled once per dialect. Parameters and results are plain text, numbers and
+    bytes, and rows are tuples."""
 
     def __init__(self, clause: ClauseElement) -> None:
         assert isinstance(clause, Executable)
         self._clause = clause
         self._compiled: dict[str, tuple[str, list[str], dict[str, Any]]] = {}
 
-    def run(self, connection: Connection, *rows: Mapping[str, Any]) -> CursorResult[Any]:
-        """Execute with one row of parameters, or for each of several."""
+    def first(self, connection: Connection, row: Mapping[str, Any]) -> Any:
+        """Return the first row found with these parameters, or None."""
+        found = self.all(connection, row)
+        return found[0] if found else None
+
+    def all(self, connection: Connection, row: Mapping[str, Any]) -> Sequence[Any]:
+        """Return the rows found with these parameters."""
+        return self._run(connection, row).fetchall()
+
+    def change(self, connection: Connection, *rows: Mapping[str, Any]) -> int:
+        """Execute with one row of parameters, or for each of several, and return how many rows it met."""
+        return self._run(connection, *rows).rowcount
+
+    def _run(self, connection: Connection, *rows: Mapping[str, Any]) -> Result:
         text, names, fixed = self._for(connection)
-        values = [tuple(fixed[name] if name in fixed else row[name] for name in names) for row in rows]
-        return connection.exec_driver_sql(text, values[0] if len(values) == 1 else values)
+        values = [tuple([fixed[name] if name in fixed else row[name] for name in names]) for row in rows]
+        driver = connection.info.get(DRIVER)
+        one = len(values) == 1
+        if driver is None:
+            return connection.exec_driver_sql(text, values[0] if one else values)
+        result: Result = driver.execute(text, values[0]) if one else driver.executemany(text, values)
+        return result
 
     def _for(self, connection: Connection) -> tuple[str, list[str], dict[str, Any]]:
         dialect = connection.dialect

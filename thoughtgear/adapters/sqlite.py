@@ -7,13 +7,13 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.exc import DatabaseError, IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
-from thoughtgear.adapters.sql_schema import prepare_schema, schema_is_ready
+from thoughtgear.adapters.sql_schema import DRIVER, prepare_schema, schema_is_ready
 from thoughtgear.adapters.threads import Threads
 from thoughtgear.errors import ConfigurationError, StoreError, StoreUnavailableError
 
@@ -43,12 +43,12 @@ class SqliteDatabase:
         return f"sqlite:///{self.path}"
 
     async def read(self, txn: Callable[[Connection], T]) -> T:
-        """Return what `txn` returns; it sees one state of the database."""
-        return await self._threads.run(lambda: self._transact(txn, "BEGIN"))
+        """Return what `txn` returns. It is one statement, so that it sees one state of the database."""
+        return await self._threads.run(lambda: self._translating(lambda: txn(self._connected())))
 
     async def write(self, txn: Callable[[Connection], T]) -> T:
         """Run `txn` and commit, or roll back when it raises."""
-        return await self._threads.run(lambda: self._transact(txn, "BEGIN IMMEDIATE"))
+        return await self._threads.run(lambda: self._translating(lambda: _transact(self._connected(), txn)))
 
     async def aclose(self) -> None:
         """Close the connection and end the thread."""
@@ -56,12 +56,12 @@ class SqliteDatabase:
             await self._threads.run(self._disconnect)
             self._threads.close()
 
-    def _transact(self, txn: Callable[[Connection], T], begin: str) -> T:
+    def _translating(self, call: Callable[[], T]) -> T:
         try:
-            return _transact(self._connected(), txn, begin)
-        except IntegrityError as exc:
+            return call()
+        except (IntegrityError, sqlite3.IntegrityError) as exc:
             raise StoreError("The database refused a row that breaks its rules.") from exc
-        except SQLAlchemyError as exc:
+        except (SQLAlchemyError, sqlite3.Error) as exc:
             self._disconnect()
             raise _translated(exc) from exc
 
@@ -79,8 +79,8 @@ class SqliteDatabase:
         self._engine = _engine(self.path)
         connection = self._engine.connect()
         try:
-            if not _transact(connection, schema_is_ready, "BEGIN"):
-                _transact(connection, prepare_schema, "BEGIN IMMEDIATE")
+            if not schema_is_ready(connection):
+                _transact(connection, prepare_schema)
         except BaseException:
             connection.close()
             raise
@@ -110,32 +110,34 @@ class SqliteDatabase:
         self._connection = None
 
 
-def _transact(connection: Connection, txn: Callable[[Connection], T], begin: str) -> T:
-    connection.info["begin"] = begin
-    with connection.begin():
-        return txn(connection)
+def _transact(connection: Connection, txn: Callable[[Connection], T]) -> T:
+    driver = connection.info[DRIVER]
+    driver.execute("BEGIN IMMEDIATE")
+    try:
+        result = txn(connection)
+        driver.commit()
+    except BaseException:
+        driver.rollback()
+        raise
+    return result
 
 
 def _engine(path: Path) -> Engine:
     engine = create_engine(
         URL.create("sqlite", database=str(path)),
+        isolation_level="AUTOCOMMIT",  # neither SQLAlchemy nor the driver begins anything: _transact does
         poolclass=NullPool,
         hide_parameters=True,
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
     )
     event.listen(engine, "connect", _on_connect)
-    event.listen(engine, "begin", _on_begin)
     return engine
 
 
-def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:
-    connection.isolation_level = None  # the driver begins nothing by itself: _on_begin does
+def _on_connect(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
+    record.info[DRIVER] = connection
     _use_wal(connection)
     connection.execute("PRAGMA synchronous=FULL")
-
-
-def _on_begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.info["begin"])
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
@@ -152,11 +154,13 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             time.sleep(0.01)
 
 
-def _translated(exc: SQLAlchemyError) -> StoreError:
+def _translated(exc: SQLAlchemyError | sqlite3.Error) -> StoreError:
     # SQLite's own messages name tables and files, never values.
-    reason = exc.orig if isinstance(exc, DatabaseError) else type(exc).__name__
+    reason = exc.orig if isinstance(exc, DatabaseError) else exc
+    if not isinstance(reason, sqlite3.Error):
+        return StoreError(f"SQLite failed: {type(exc).__name__}.")
     # SQLITE_ERROR is a statement that this database can't run; all else may pass: busy, full, I/O.
     hopeless = getattr(reason, "sqlite_errorname", "") == "SQLITE_ERROR"
-    if isinstance(exc, OperationalError) and not hopeless:
+    if isinstance(reason, sqlite3.OperationalError) and not hopeless:
         return StoreUnavailableError(f"SQLite can't be used right now: {reason}.")
     return StoreError(f"SQLite failed: {reason}.")
