@@ -7,6 +7,7 @@
     │   ├── RequestConflictError      one request id, two different prompts
     │   └── ToolInputError            a model's arguments; the message is for the model, never for a log
     ├── RunNotFoundError              also a LookupError
+    │   └── RunDeletedError           a request id whose run was deleted
     ├── SessionBusyError              on_busy="reject" and the session's last run goes on
     ├── RunFailedError                the run ended as failed
     ├── RunCancelledError             the run ended as cancelled
@@ -63,6 +64,10 @@ class RunNotFoundError(ThoughtgearError, LookupError):
     """There is no such run in this store."""
 
 
+class RunDeletedError(RunNotFoundError):
+    """The run of this request id was deleted; a prompt that shall run anew needs a new request id."""
+
+
 class SessionBusyError(ThoughtgearError):
     """The session's last run is still going."""
 
@@ -80,9 +85,16 @@ class WaitTimeoutError(ThoughtgearError, TimeoutError):
 
 
 class ExecutorUnavailableError(ThoughtgearError):
-    """What drives the runs can't be reached; the run is in the store, schedule it again."""
+    """What drives the runs can't be reached; the run is in the store, schedule it again.
+
+    `run_id` is the stored run's, where it is known: `continue_run` goes on with it.
+    """
 
     retryable = True
+
+    def __init__(self, message: str | None = None, *, run_id: str | None = None) -> None:
+        super().__init__(message)
+        self.run_id = run_id
 
 
 class SupersededError(ThoughtgearError):

@@ -160,7 +160,8 @@ class RunState(Record):
 
     `iteration` counts the completed ones, `message_count` is the next `seq`, `ledger` is of the current
     iteration only (empty means that no reply of it is saved), `nonce` is the last commit by the claim's
-    holder, `absorbed` holds the request ids of messages that left the inbox.
+    holder, `absorbed` holds the request ids of messages that left the inbox. `linked` is set on a run that
+    has not begun when another one follows it in its session: it is in the chain, and not its end.
     """
 
     format: int = FORMAT
@@ -177,6 +178,7 @@ class RunState(Record):
     metadata: dict[str, Any] = Field(default_factory=dict)
     prompt_sha256: str = ""
     parent: Parent | None = None
+    linked: bool = False
     iteration: int = 0
     message_count: int = 0
     model_replies: int = 0

@@ -6,8 +6,10 @@ import asyncio
 import hashlib
 import json
 import mimetypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,6 +19,7 @@ from thoughtgear.errors import (
     InvalidInputError,
     LimitExceededError,
     RequestConflictError,
+    RunDeletedError,
     RunNotFoundError,
     SessionBusyError,
     StoreUnavailableError,
@@ -29,6 +32,9 @@ from thoughtgear.sessions import Sessions
 
 CREATE_TRIES = 5
 
+METADATA_LEVELS = 20
+"""How deep metadata may nest; its own keys are the first level. Every reader of a run has to parse it."""
+
 
 @dataclass(frozen=True)
 class File:
@@ -37,6 +43,14 @@ class File:
     name: str
     data: bytes = field(repr=False)
     media_type: str | None = None
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A file that was read and hashed, once."""
+
+    attachment: Attachment
+    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -85,6 +99,15 @@ def _check_metadata(metadata: Mapping[str, Any], limits: Limits) -> None:
     except (TypeError, ValueError, RecursionError) as exc:
         raise InvalidInputError("metadata must be plain JSON values.") from exc
     _check_size("metadata", size, limits.metadata_bytes)
+    if _deeper_than(METADATA_LEVELS, metadata):
+        raise InvalidInputError(f"metadata may nest {METADATA_LEVELS} levels deep, not more.")
+
+
+def _deeper_than(levels: int, value: Any) -> bool:
+    if not isinstance(value, (Mapping, list, tuple)):
+        return False
+    inner = value.values() if isinstance(value, Mapping) else value
+    return levels == 0 or any(_deeper_than(levels - 1, item) for item in inner)
 
 
 async def create_run(
@@ -99,7 +122,8 @@ async def create_run(
     """Make the prompt durable and return its run; nothing is scheduled.
 
     A request id that was used before gives the run that it made, whatever its status. Raises
-    `RequestConflictError` when that was for another prompt, `SessionBusyError`, `InvalidInputError`.
+    `RequestConflictError` when that was for another prompt, `RunDeletedError` when that run was deleted,
+    `SessionBusyError`, `InvalidInputError`.
     """
     prompt.check(limits)
     files = [await _read(file, limits) for file in prompt.files]
@@ -109,7 +133,7 @@ async def create_run(
         if prompt.session_id is not None:
             await sessions.begin(state)
         await _store_files(store, state.run_id, files)
-        stored = await _create(store, state, _first_message(prompt, files))
+        stored = await _insist(partial(_create, store, state, _first_message(prompt, files)))
     if prompt.session_id is not None and stored.status == "pending":
         return await _link(store, sessions, stored, keep=prompt.request_id is not None)
     return stored
@@ -117,7 +141,9 @@ async def create_run(
 
 async def _link(store: OrmAdapter, sessions: Sessions, stored: RunState, *, keep: bool) -> RunState:
     try:
-        return await sessions.link(stored)
+        return await _insist(partial(sessions.link, stored))
+    except RunNotFoundError as exc:
+        raise RunDeletedError from exc
     except SessionBusyError:
         # Someone was faster since `begin`. With a request id the same prompt may come again.
         if not keep:
@@ -132,11 +158,11 @@ async def _find(store: OrmAdapter, state: RunState) -> RunState | None:
         return None
 
 
-def _first_message(prompt: Prompt, files: Sequence[File]) -> Message:
-    return Message(seq=0, role="user", text=prompt.text, attachments=[_attachment(file) for file in files])
+def _first_message(prompt: Prompt, files: Sequence[_Loaded]) -> Message:
+    return Message(seq=0, role="user", text=prompt.text, attachments=[file.attachment for file in files])
 
 
-def _new_state(prompt: Prompt, files: Sequence[File], handler: str, driver: Driver) -> RunState:
+def _new_state(prompt: Prompt, files: Sequence[_Loaded], handler: str, driver: Driver) -> RunState:
     request_id = prompt.request_id
     run_id = run_id_for(handler, prompt.user_id, request_id) if request_id is not None else new_run_id()
     return RunState(
@@ -154,24 +180,31 @@ def _new_state(prompt: Prompt, files: Sequence[File], handler: str, driver: Driv
     )
 
 
-def _digest(prompt: Prompt, files: Sequence[File]) -> str:
-    parts = [prompt.text, prompt.session_id, *(hashlib.sha256(file.data).hexdigest() for file in files)]
+def _digest(prompt: Prompt, files: Sequence[_Loaded]) -> str:
+    parts = [prompt.text, prompt.session_id, *(file.attachment.sha256 for file in files)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-async def _create(store: OrmAdapter, state: RunState, first: Message) -> RunState:
+async def _insist(write: Callable[[], Awaitable[RunState]]) -> RunState:
+    """Write again while the outcome is unknown: a write that landed after all is found, not repeated."""
     for _ in range(CREATE_TRIES):
         try:
-            await store.save_run(state, [first])
-        except ConflictError:
-            return _same_prompt(await store.load_run(state.run_id), state)
+            return await write()
         except StoreUnavailableError as exc:
-            # The same write again: if it landed after all, the conflict shows our own nonce.
             cause = exc
             await asyncio.sleep(0.1)
-        else:
-            return state
     raise StoreUnavailableError("The prompt could not be stored; send it again.") from cause
+
+
+async def _create(store: OrmAdapter, state: RunState, first: Message) -> RunState:
+    try:
+        await store.save_run(state, [first])
+    except ConflictError:
+        stored = await _find(store, state)
+        if stored is None:
+            raise RunDeletedError from None
+        return stored
+    return state
 
 
 def _same_prompt(stored: RunState, state: RunState) -> RunState:
@@ -180,11 +213,18 @@ def _same_prompt(stored: RunState, state: RunState) -> RunState:
     return stored
 
 
-async def _read(file: File | str | Path, limits: Limits) -> File:
-    if not isinstance(file, File):
-        file = await asyncio.to_thread(_read_path, Path(file), limits)
+async def _read(file: File | str | Path, limits: Limits) -> _Loaded:
+    return await asyncio.to_thread(_load, file, limits)
+
+
+def _load(given: File | str | Path, limits: Limits) -> _Loaded:
+    """Read and hash, in a thread: neither may hold up the event loop."""
+    file = given if isinstance(given, File) else _read_path(Path(given), limits)
     _check_size(f"file ({file.name})", len(file.data), limits.file_bytes)
-    return file
+    media_type = file.media_type or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    sha256 = hashlib.sha256(file.data).hexdigest()
+    attachment = Attachment(name=file.name, media_type=media_type, size=len(file.data), sha256=sha256)
+    return _Loaded(attachment, file.data)
 
 
 def _read_path(path: Path, limits: Limits) -> File:
@@ -195,17 +235,8 @@ def _read_path(path: Path, limits: Limits) -> File:
         raise InvalidInputError(f"The file {path} can't be read: {exc.strerror or 'error'}.") from exc
 
 
-def _attachment(file: File) -> Attachment:
-    media_type = file.media_type or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-    sha256 = hashlib.sha256(file.data).hexdigest()
-    return Attachment(name=file.name, media_type=media_type, size=len(file.data), sha256=sha256)
-
-
-async def _store_files(store: OrmAdapter, run_id: str, files: Sequence[File]) -> None:
+async def _store_files(store: OrmAdapter, run_id: str, files: Sequence[_Loaded]) -> None:
     """Store each file once per run, before the run that speaks of it."""
     for file in files:
-        key = f"{run_id}/{hashlib.sha256(file.data).hexdigest()}"
-        try:
-            await store.put_document("files", key, file.data, tag=None)
-        except ConflictError:
-            continue
+        with suppress(ConflictError):
+            await store.put_document("files", f"{run_id}/{file.attachment.sha256}", file.data, tag=None)

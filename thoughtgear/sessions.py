@@ -2,92 +2,114 @@
 
 The head document of a session names its last run. A new run is stored first, with the head's run as its
 parent, and then made the head by compare-and-swap; when someone was faster, its parent is set anew.
+
+A repeated request must find that its run is linked already, else the run would come behind its own
+descendants. It is while the run is the head; and before the head goes on, whoever moves it marks a run that
+has not begun as `linked` (one that has begun is never linked any more). A linker reads the run before the
+head: what happens to either in between makes its compare-and-swap fail.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import OrderedDict
-from typing import Literal
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Literal
 
 from thoughtgear.errors import ConflictError, RunNotFoundError, SessionBusyError
 from thoughtgear.models import Message, Parent, RunState
 from thoughtgear.protocols import Document, OrmAdapter
-from thoughtgear.transcript import Transcripts
+from thoughtgear.transcript import KEPT_BYTES, ByteCache, Transcripts, size_of
 
 Conversation = list[tuple[str, Message]]
 OnBusy = Literal["queue", "reject", "parallel"]
 
-RECENT_KEPT = 64
-"""Run ids that a head remembers, so that a repeated request finds that it is linked already."""
-
-CONVERSATIONS_KEPT = 64
-"""Conversations that a process keeps in memory."""
-
 RUNS_SEEN = 100
 """How many earlier runs of a conversation a model sees at the most."""
+
+RECENT_KEPT = RUNS_SEEN
+"""Run ids that a head remembers, oldest first: the way past runs that were deleted."""
 
 
 class Sessions:
     """Links runs to their sessions and reads conversations."""
 
-    def __init__(self, store: OrmAdapter, transcripts: Transcripts, on_busy: OnBusy) -> None:
+    def __init__(
+        self,
+        store: OrmAdapter,
+        transcripts: Transcripts,
+        on_busy: OnBusy,
+        kept_bytes: int = KEPT_BYTES,
+    ) -> None:
         self._store = store
         self._transcripts = transcripts
         self._on_busy = on_busy
-        self._earlier: OrderedDict[str, Conversation] = OrderedDict()
+        self._earlier: ByteCache[Conversation] = ByteCache(kept_bytes)
 
     async def begin(self, state: RunState) -> None:
         """Give a run that is not stored yet its parent. Raises `SessionBusyError`."""
         _, recent = await self._head(state)
-        state.parent = await self._parent(recent[-1]) if recent else None
+        state.parent = await self._parent(await self._newest(recent))
 
     async def link(self, state: RunState) -> RunState:
-        """Make a new, stored run the last one of its session. Raises `SessionBusyError`."""
-        while True:
+        """Make a new, stored run the last one of its session; once, however often this is called.
+
+        Raises `SessionBusyError`, and `RunNotFoundError` when the run was deleted meanwhile.
+        """
+        while not state.linked and state.status == "pending":
             document, recent = await self._head(state)
             if state.run_id in recent:
                 return await self._store.load_run(state.run_id)
-            state = await self._adopt_parent(state, recent[-1] if recent else None)
-            if await self._move_head(state, document, recent):
-                return state
+            try:
+                return await self._append(state, document, recent)
+            except ConflictError:
+                state = await self._store.load_run(state.run_id)
+        return state
 
     async def _head(self, state: RunState) -> tuple[Document | None, list[str]]:
         document = await self._store.get_document("memory", _head_key(state))
         return document, json.loads(document.value)["recent"] if document else []
 
-    async def _move_head(self, state: RunState, document: Document | None, recent: list[str]) -> bool:
+    async def _append(self, state: RunState, document: Document | None, recent: list[str]) -> RunState:
+        """Raises `ConflictError` when the run, the one before it or the head has changed meanwhile."""
+        last = await self._newest(recent)
+        parent = await self._parent(last)
+        if last is not None and last.status == "pending" and not last.linked:
+            await self._change(last, linked=True)
+        # The same parent stays as it was frozen: another linker of this run may have gone on already.
+        if (parent and parent.run_id) != (state.parent and state.parent.run_id):
+            state = await self._change(state, parent=parent)
         value = json.dumps({"recent": [*recent, state.run_id][-RECENT_KEPT:]}).encode()
         tag = document.tag if document else None
-        try:
-            await self._store.put_document("memory", _head_key(state), value, tag=tag)
-        except ConflictError:
-            return False
-        return True
+        await self._store.put_document("memory", _head_key(state), value, tag=tag)
+        return state
 
-    async def _adopt_parent(self, state: RunState, run_id: str | None) -> RunState:
-        parent = await self._parent(run_id) if run_id else None
-        if parent == state.parent:
-            return state
-        linked = state.model_copy(update={"parent": parent, "version": state.version + 1})
-        await self._store.save_run(linked, [])
-        return linked
+    async def _change(self, state: RunState, **fields: Any) -> RunState:
+        # The claim and the nonce stay: the holder must recognise its own last commit below this one.
+        changed = state.model_copy(update={**fields, "version": state.version + 1})
+        await self._store.save_run(changed, [])
+        return changed
 
-    async def _parent(self, run_id: str) -> Parent | None:
-        try:
-            last = await self._store.load_run(run_id)
-        except RunNotFoundError:
+    async def _newest(self, run_ids: Sequence[str]) -> RunState | None:
+        """Return the last of these runs that is not deleted."""
+        for run_id in reversed(run_ids):
+            with suppress(RunNotFoundError):
+                return await self._store.load_run(run_id)
+        return None
+
+    async def _parent(self, last: RunState | None) -> Parent | None:
+        if last is None:
             return None
-        if last.over:
-            return Parent(run_id=run_id, seq=last.message_count - 1)
-        if self._on_busy == "reject":
-            raise SessionBusyError(f"The session's last run, {run_id}, is still {last.status}.")
-        seq = await self._last_complete(last) if self._on_busy == "parallel" else None
-        return Parent(run_id=run_id, seq=seq)
+        if not last.over and self._on_busy == "reject":
+            raise SessionBusyError(f"The session's last run, {last.run_id}, is still {last.status}.")
+        waits = not last.over and self._on_busy == "queue"
+        return Parent(run_id=last.run_id, seq=None if waits else await self._last_complete(last))
 
     async def _last_complete(self, state: RunState) -> int:
-        """The seq of the last message before the current iteration of a run that is going on."""
+        """The seq of the last message of a run that is over; else of that before its current iteration."""
+        if state.over:
+            return state.message_count - 1
         if not state.iteration:
             return -1
         messages = await self._transcripts.messages(state)
@@ -110,25 +132,33 @@ class Sessions:
         It never changes once this run has begun, so it is read once per process.
         """
         key = f"{state.run_id} {state.created_at}"
-        if key not in self._earlier:
-            self._earlier[key] = await self._read(state.parent)
-        self._earlier.move_to_end(key)
-        if len(self._earlier) > CONVERSATIONS_KEPT:
-            self._earlier.popitem(last=False)
-        return self._earlier[key]
+        kept = self._earlier.get(key)
+        if kept is None:
+            kept = await self._read(state)
+            self._earlier.put(key, kept, sum(size_of(message) for _, message in kept))
+        return kept
 
-    async def _read(self, parent: Parent | None) -> Conversation:
+    async def _read(self, state: RunState) -> Conversation:
         parts: list[Conversation] = []
+        parent = state.parent
         while parent is not None and len(parts) < RUNS_SEEN:
-            try:
-                run = await self._store.load_run(parent.run_id)
-            except RunNotFoundError:
+            run = await self._load(state, parent.run_id)
+            if run is None:
                 break
-            seq = run.message_count - 1 if parent.seq is None else parent.seq
+            frozen = parent.seq if run.run_id == parent.run_id else None
+            seq = await self._last_complete(run) if frozen is None else frozen
             messages = await self._transcripts.messages(run)
             parts.append([(run.run_id, message) for message in messages[: seq + 1]])
             parent = run.parent
         return [pair for part in reversed(parts) for pair in part]
+
+    async def _load(self, state: RunState, run_id: str) -> RunState | None:
+        """Return the run, or, where it was deleted, the one before it in the session of `state`."""
+        try:
+            return await self._store.load_run(run_id)
+        except RunNotFoundError:
+            _, recent = await self._head(state)
+        return await self._newest(recent[: recent.index(run_id)]) if run_id in recent else None
 
 
 def _head_key(state: RunState) -> str:
