@@ -16,6 +16,7 @@ from thoughtgear.errors import InvalidInputError, SupersededError
 from thoughtgear.memory import Memory
 from thoughtgear.models import CallRecord, RunState, ToolCall, ToolResult
 from thoughtgear.protocols import Attempt
+from thoughtgear.threads import ThreadsBusyError
 from thoughtgear.tools import Tool, ToolContext, cut, result_text
 from thoughtgear.transitions import mark_started, save_results, unfinished
 
@@ -113,11 +114,15 @@ class Calls:
         return self._cut(await self._execute(row, tool, arguments))
 
     async def _execute(self, row: CallRecord, tool: Tool, arguments: dict[str, Any]) -> ToolResult:
-        """Run a valid call: a plain function takes a thread first, so that the check comes last."""
+        """Run a valid call: a plain function takes a thread first, so that the check comes last. Where none
+        comes free within the tool's time-out, the call has not begun."""
         if tool.is_async:
             return await self._effect(row, tool, arguments, lambda function: function())
-        async with self._agent.threads.place() as place:
-            return await self._effect(row, tool, arguments, place.run)
+        try:
+            async with self._agent.threads.place(tool.timeout) as place:
+                return await self._effect(row, tool, arguments, place.run)
+        except ThreadsBusyError as exc:
+            return _error(row.call, f"The tool was not run: {exc} Try again later.")
 
     async def _effect(
         self, row: CallRecord, tool: Tool, arguments: dict[str, Any], run: Callable[[Any], Awaitable[Any]]

@@ -16,6 +16,10 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 
+class ThreadsBusyError(Exception):
+    """No place came free: every thread is at work, or hangs in a call that was given up."""
+
+
 class ToolThreads:
     """Runs plain functions in daemon threads, at most `most` at once per event loop."""
 
@@ -25,16 +29,30 @@ class ToolThreads:
         self.abandoned = 0
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[Place]:
-        """Wait for a place under the cap. A thread that was started in it keeps it until it ends."""
+    async def place(self, seconds: float) -> AsyncIterator[Place]:
+        """Wait up to `seconds` for a place under the cap. A thread that was started in it keeps it until it
+        ends. Raises `ThreadsBusyError`."""
         cap = self._caps.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self._most))
-        await cap.acquire()
+        if cap.locked():
+            await self._wait(cap, seconds)
+        else:
+            await cap.acquire()
         place = Place(self, cap)
         try:
             yield place
         finally:
             if not place.taken:
                 cap.release()
+
+    async def _wait(self, cap: asyncio.Semaphore, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await cap.acquire()
+        except TimeoutError:
+            raise ThreadsBusyError(
+                f"All {self._most} threads of plain tools were busy for {seconds:g} s; "
+                f"{self.abandoned} of them run calls that were given up."
+            ) from None
 
 
 class Place:

@@ -273,7 +273,7 @@ class ToolBox:
 
     def find(self, name: str) -> Tool | None:
         """Return the tool that the model means, or None."""
-        return self._tools.get(wire_name(name))
+        return self._tools.get(name) or self._tools.get(wire_name(name))
 
     def __iter__(self) -> Iterator[Tool]:
         return iter(self._tools.values())

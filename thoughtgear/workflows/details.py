@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 from typing import Any
 
 from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
@@ -47,20 +48,24 @@ def render(carried: Carried, *, run_id: str | None, status: str, reason: str = "
 
 def _table(carried: Carried) -> str:
     count, tools, tokens_in, tokens_out, waited = carried.totals
-    return "\n".join(
-        [
-            "|" + "|".join(f" {GAP}{head}{GAP} " for head in HEADS) + "|",
-            "|---|---|---:|---:|---:|",
-            *(_row(*row) for row in carried.rows),
-            _row(f"**{count:.0f} in all**", f"{tools:.0f} calls", tokens_in, tokens_out, waited),
-        ]
-    )
+    rows = [_known_row(*row) for row in carried.rows]
+    total = _row(f"**{count:.0f} in all**", f"{tools:.0f} calls", tokens_in, tokens_out, waited)
+    return "\n".join([_TOP, *rows, total])
 
 
 def _row(iteration: Any, tools: str, tokens_in: float, tokens_out: float, waited: float) -> str:
     pause = f"{waited:.1f} s" if waited else ""
-    cells = (iteration, tools, f"{tokens_in:,.0f}", f"{tokens_out:,.0f}", pause)
-    return "|" + "|".join(f" {GAP}{cell}{GAP} " for cell in cells) + "|"
+    return _line(iteration, tools, f"{tokens_in:,.0f}", f"{tokens_out:,.0f}", pause)
+
+
+def _line(*cells: Any) -> str:
+    return "|" + "|".join([f" {GAP}{cell}{GAP} " for cell in cells]) + "|"
+
+
+_known_row = lru_cache(4096)(_row)
+"""Most rows of a table were in the one before."""
+
+_TOP = _line(*HEADS) + "\n|---|---|---:|---:|---:|"
 
 
 def attributes(carried: Carried, *, handler: str, status: str) -> list[SearchAttributeUpdate[Any]]:
