@@ -62,6 +62,7 @@ class S3Server:
             "ip": "127.0.0.1",
             "ip.bind": "127.0.0.1",
             "master.telemetry": "false",
+            "master.electionTimeout": "1s",  # of the only one: after a kill it may wait several
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
             "webdav": "false",

@@ -262,7 +262,14 @@ def _connect(settings: S3Settings) -> Any:
         s3={"addressing_style": settings.addressing},
     )
     session = boto3.Session(**settings.session, region_name=settings.region)
-    return session.client("s3", endpoint_url=settings.endpoint, config=config)
+    client = session.client("s3", endpoint_url=settings.endpoint, config=config)
+    client.meta.events.register_last("before-call.s3", _send_at_once)
+    return client
+
+
+def _send_at_once(params: dict[str, Any], **_: Any) -> None:
+    """Take back that the server is asked before the body is sent: it costs every write a round trip."""
+    params["headers"].pop("Expect", None)
 
 
 def _status(exc: ClientError) -> int:

@@ -46,10 +46,13 @@ def _parted(text: str) -> str:
     return "+/".join(text[start : start + _PART] for start in range(0, len(text), _PART))
 
 
-def key_of(text: str) -> str:
-    """Return the key that `key_text` made a text of."""
+def key_of(text: str) -> str | None:
+    """Return the key that `key_text` made a text of; None for an object that is somebody else's."""
     plain = text.replace("+/", "")
-    return base64.b32hexdecode(plain + "=" * (-len(plain) % 8)).decode()
+    try:
+        return base64.b32hexdecode(plain + "=" * (-len(plain) % 8)).decode()
+    except ValueError:
+        return None
 
 
 class Documents:
@@ -95,7 +98,7 @@ class Documents:
         last = folder + key_text(after) if after else ""
         while len(keys) < limit and (found := await self._bucket.list(folder + prefix_text(prefix), last)):
             listed = (key_of(each.key[len(folder) :]) for each in found if each.size > _IDS)
-            keys += [key for key in listed if key.startswith(prefix)]
+            keys += [key for key in listed if key and key.startswith(prefix)]
             last = found[-1].key
         return keys[: max(limit, 0)]
 
@@ -104,7 +107,7 @@ class Documents:
         folder = f"documents/{collection}/"
         await self._bucket.delete_below(
             folder + prefix_text(f"{head}/"),
-            lambda name: key_of(name[len(folder) :]).startswith(f"{head}/"),
+            lambda name: (key_of(name[len(folder) :]) or "").startswith(f"{head}/"),
         )
 
 

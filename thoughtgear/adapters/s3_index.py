@@ -11,7 +11,9 @@ what the heads say, and a head names the only markers that count for it.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from thoughtgear.adapters.records import Position, decode_listed, matches, position
 from thoughtgear.adapters.s3_bucket import Bucket, together
@@ -26,6 +28,9 @@ MOST_HEADS = 128
 
 _NO_FACT = "0" * 8
 _TIMES = 2**63
+_MARKER = re.compile(
+    r"(?P<folder>\w+)/(?P<listed>(?P<time>[0-9a-f]{16})-(?P<facts>[0-9a-f]{24})-(?P<name>[^/+]+))\+(?P<drawn>\w+)"
+)
 
 
 def place_of(state: RunState) -> str:
@@ -43,13 +48,22 @@ def _fact(value: str | None) -> str:
     return _NO_FACT if value is None else hashlib.blake2b(value.encode(), digest_size=4).hexdigest()
 
 
+@dataclass(frozen=True)
 class Marker:
     """A marker's name, taken apart."""
 
-    def __init__(self, key: str) -> None:
-        self.folder, _, rest = key.partition("/")
-        self.listed, _, self.drawn = rest.rpartition("+")
-        self.time, self.facts, self.name = self.listed.split("-", 2)
+    folder: str
+    listed: str
+    time: str
+    facts: str
+    name: str
+    drawn: str
+
+    @classmethod
+    def read(cls, key: str) -> Marker | None:
+        """Return the marker, or None for an object that is somebody else's."""
+        match = _MARKER.fullmatch(key)
+        return cls(**match.groupdict()) if match else None
 
     def allows(self, where: RunFilter) -> bool:
         """Whether the run may be one that the filter lets pass."""
@@ -103,7 +117,7 @@ class Index:
         folder = "open/" if going_on else "index/"
         after = folder + _time(start[0]) if start else ""
         while found := await self._bucket.list(folder, after):
-            for marker in (Marker(each.key) for each in found):
-                if marker.allows(where):
+            for marker in (Marker.read(each.key) for each in found):
+                if marker and marker.allows(where):
                     yield marker
             after = found[-1].key

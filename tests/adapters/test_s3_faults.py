@@ -1,0 +1,549 @@
+"""The S3 store when answers are lost, processes die between two requests, and servers are killed or wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from s3_server import BUCKET, S3Server
+from s3_wire import Died, Wire
+
+from thoughtgear.adapters import s3_run
+from thoughtgear.adapters.s3 import S3Adapter
+from thoughtgear.adapters.s3_head import APART_BYTES, PAGE
+from thoughtgear.errors import ConfigurationError, ConflictError, StoreUnavailableError
+from thoughtgear.models import RunState
+from thoughtgear.protocols import OrmAdapter
+from thoughtgear.testing import append, new_run
+from thoughtgear.testing.case import assert_absent, assert_standing, texts_of
+
+BIG = "b" * APART_BYTES
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """botocore tries again at once."""
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
+
+
+@pytest.fixture
+async def store(s3: S3Server, tmp_path: Path) -> AsyncIterator[S3Adapter]:
+    opened = S3Adapter.from_url(s3.url(tmp_path))
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture
+async def other(s3: S3Server, tmp_path: Path) -> AsyncIterator[S3Adapter]:
+    """The same store in another process, as it were."""
+    opened = S3Adapter.from_url(s3.url(tmp_path))
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture
+def wire(store: S3Adapter) -> Wire:
+    return Wire(store)
+
+
+def keys_below(s3: S3Server, store: S3Adapter, folder: str) -> list[str]:
+    prefix = store._settings.prefix
+    found = s3.client().list_objects_v2(Bucket=BUCKET, Prefix=prefix + folder)
+    return [each["Key"][len(prefix) :] for each in found.get("Contents", [])]
+
+
+async def go_on(store: OrmAdapter, state: RunState, acknowledged: list[int], enough: int) -> None:
+    """Append until `enough` versions are acknowledged; after an unknown outcome, on what the store has. What was
+    not answered may be done later: then, and only then, a conflict is right."""
+    unknown = False
+    while len(acknowledged) < enough:
+        try:
+            state = await append(store, state, f"{state.version + 1}")
+        except StoreUnavailableError:
+            unknown = True
+            state = await reload(store, state.run_id)
+        except ConflictError:
+            if not unknown:
+                raise
+            unknown = False
+            state = await reload(store, state.run_id)
+        else:
+            acknowledged.append(state.version)
+            unknown = False
+
+
+async def reload(store: OrmAdapter, run_id: str) -> RunState:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await store.load_run(run_id)
+            except StoreUnavailableError:
+                await asyncio.sleep(0.1)
+
+
+async def test_lost_acknowledgements_double_nothing(store: S3Adapter, wire: Wire) -> None:
+    """Of writes with 30 % of their answers lost none is made twice, and none is reported as a conflict."""
+    chance, lost = random.Random(7), []
+
+    def step(operation: str, key: str) -> None:
+        if operation == "PutObject" and chance.random() < 0.3:
+            lost.append(key)
+            wire.lose()
+
+    state = await append(store, new_run("r"), "1")
+    wire.step = step
+    acknowledged: list[int] = []
+    await go_on(store, state, acknowledged, 250)
+    wire.step = None
+    assert lost.count("runs/r/head") > 60
+    assert any("/p0" in key for key in lost)
+    version = (await store.load_run("r")).version
+    assert acknowledged == sorted(set(acknowledged))
+    assert await texts_of(store, "r") == [f"{number}" for number in range(1, version + 1)]
+
+
+async def test_lost_acknowledgements_of_documents(store: S3Adapter, wire: Wire) -> None:
+    """A creation, a replacement and a deletion whose answers are lost are done once and say so."""
+    losing = 0
+
+    def step(operation: str, key: str) -> None:
+        nonlocal losing
+        if operation == "PutObject" and key.startswith("documents/") and losing:
+            losing -= 1
+            wire.lose()
+
+    wire.step = step
+    losing = 1
+    tag = await store.put_document("memory", "k", b"1", tag=None)
+    assert losing == 0
+    losing = 2
+    newer = await store.put_document("memory", "k", b"2", tag=tag)
+    assert newer not in (None, tag)
+    losing = 1
+    assert await store.put_document("memory", "k", None, tag=newer) is None
+    losing = 1
+    again = await store.put_document("memory", "k", b"3", tag=None)
+    found = await store.get_document("memory", "k")
+    assert found is not None
+    assert (found.value, found.tag, losing) == (b"3", again, 0)
+
+
+@pytest.mark.parametrize("after", ["commits", "deletion"])
+async def test_a_commit_that_was_built_upon_is_known_again(
+    store: S3Adapter, other: S3Adapter, wire: Wire, after: str
+) -> None:
+    """A commit whose answer was lost is acknowledged, though others wrote before it was sent again."""
+    state = await append(store, new_run("r"), "a")
+    fired = []
+
+    async def others() -> None:
+        if after == "deletion":
+            return await other.delete_run("r")
+        newest = await other.load_run("r")
+        for number in range(5):
+            newest = await append(other, newest, f"on {number}")
+        return None
+
+    def step(operation: str, key: str) -> None:
+        if key == "runs/r/head" and operation == "PutObject" and not fired:
+            fired.append(wire.send().status_code)
+            asyncio.run(others())
+            wire.cut()
+
+    wire.step = step
+    assert (await append(store, state, "b")).version == 2
+    assert fired == [200]
+    if after == "commits":
+        assert await texts_of(store, "r") == ["a", "b", *(f"on {number}" for number in range(5))]
+    else:
+        await assert_absent(store, "r")
+
+
+async def test_a_document_that_was_written_upon_is_known_again(
+    store: S3Adapter, other: S3Adapter, wire: Wire
+) -> None:
+    """A write whose answer was lost, and upon which another one was made or deleted, is acknowledged once."""
+    for final in (b"theirs", None):
+        fired = []
+
+        async def others(value: bytes | None = final) -> None:
+            found = await other.get_document("cache", "k")
+            assert found is not None
+            await other.put_document("cache", "k", value, tag=found.tag)
+
+        def step(operation: str, key: str, others=others, fired=fired) -> None:
+            if operation == "PutObject" and not fired:
+                fired.append(wire.send().status_code)
+                asyncio.run(others())
+                wire.cut()
+
+        wire.step = step
+        current = await other.get_document("cache", "k")
+        await store.put_document("cache", "k", b"mine", tag=current.tag if current else None)
+        assert fired == [200]
+        found = await store.get_document("cache", "k")
+        assert (found.value if found else None) == final
+
+
+async def test_a_server_that_wants_it_again_gets_it_again(store: S3Adapter, wire: Wire) -> None:
+    """409 is no answer: the write is sent again; a server that never says more is retryable."""
+    state = await append(store, new_run("r"), "a")
+    left = 3
+
+    def step(operation: str, key: str) -> object:
+        nonlocal left
+        left -= operation == "PutObject"
+        return (
+            wire.answer(409, "ConditionalRequestConflict") if left >= 0 and operation == "PutObject" else None
+        )
+
+    wire.step = step
+    state = await append(store, state, "b")
+    left = 10_000
+    with pytest.raises(StoreUnavailableError, match="409"):
+        await append(store, state, "c")
+    wire.step = None
+    await assert_standing(store, state, "a", "b")
+
+
+async def test_absence_is_a_conflict_by_404_too(store: S3Adapter, wire: Wire) -> None:
+    """Servers differ in how they refuse If-Match on what is not there; both are a ConflictError."""
+    tag = await store.put_document("cache", "k", b"1", tag=None)
+    assert tag is not None
+    for status, code in ((404, "NoSuchKey"), (412, "PreconditionFailed")):
+        wire.step = lambda operation, _, status=status, code=code: (
+            wire.answer(status, code) if operation == "PutObject" else None
+        )
+        with pytest.raises(ConflictError):
+            await store.put_document("cache", "absent", b"2", tag=tag)
+
+
+async def test_a_cancelled_commit_is_awaited(store: S3Adapter, wire: Wire) -> None:
+    """A caller that is cancelled while its write is on the wire comes back after the write is over."""
+    state = await append(store, new_run("r"), "a")
+    begun, go = threading.Event(), threading.Event()
+
+    def step(operation: str, _: str) -> None:
+        if operation == "PutObject":
+            begun.set()
+            assert go.wait(10)
+
+    wire.step = step
+    writing = asyncio.create_task(append(store, state, "b"))
+    await asyncio.to_thread(begun.wait, 10)
+    for _ in range(3):
+        writing.cancel()
+        await asyncio.sleep(0.01)
+    assert not writing.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    wire.step = None
+    assert await texts_of(store, "r") == ["a", "b"]
+    await append(store, await store.load_run("r"), "c")
+
+
+def reopened(store: S3Adapter) -> S3Adapter:
+    """The store of a process that has just begun, by the same connections."""
+    fresh = S3Adapter(store._settings)
+    fresh._bucket._made, fresh._bucket._pid = store._bucket._made, store._bucket._pid
+    fresh._bucket._threads = store._bucket._threads
+    return fresh
+
+
+def dying(wire: Wire, left: int, *, sent: bool) -> list[str]:
+    """Let the process die at the n-th request, before it is sent or before it is answered; the dead send no
+    more. Return what is filled when it has died."""
+    died: list[str] = []
+
+    def step(_: str, key: str) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            if sent and not died:
+                wire.send()
+            died.append(key)
+            raise Died
+
+    wire.step = step
+    return died
+
+
+@pytest.mark.parametrize("sent", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("start", ["nothing", "a message", "two pages", "a tombstone"])
+async def test_a_crash_at_any_request_of_a_commit(
+    store: S3Adapter, wire: Wire, monkeypatch: pytest.MonkeyPatch, start: str, sent: bool
+) -> None:
+    """Wherever a writer dies its commit is whole or absent, and the next writer goes on."""
+    monkeypatch.setattr(s3_run, "TOMBSTONE_SECONDS", 0)
+    texts = {"a message": ["0"], "two pages": [f"{n}" for n in range(2 * PAGE + 1)]}.get(start, [])
+    for left in range(20):
+        run_id = f"r{left}"
+        state = await append(store, new_run(run_id), *texts) if texts else new_run(run_id)
+        if start == "a tombstone":
+            await append(store, state, *["old"] * 40)
+            await store.delete_run(run_id)
+        died = dying(wire, left, sent=sent)
+        try:
+            await append(store, state.model_copy(update={"status": "done"}), "new", BIG)
+        except Died:
+            assert died
+        wire.step = None
+        again = reopened(store)
+        found = await texts_of(again, run_id)
+        assert found in (texts, [*texts, "new", BIG])
+        assert died or found != texts
+        state = await again.load_run(run_id) if found else new_run(run_id)
+        state = await append(again, state, "on")
+        await assert_standing(again, state, *found, "on")
+        assert run_id in [run.run_id for run in (await again.list_runs()).runs]
+        if not died:
+            break
+    assert not died
+    assert left >= {"nothing": 3, "a message": 3, "two pages": 5, "a tombstone": 5}[start]
+
+
+@pytest.mark.parametrize("sent", [False, True], ids=["before", "after"])
+async def test_a_crash_at_any_request_of_a_deletion(
+    s3: S3Server, store: S3Adapter, wire: Wire, sent: bool
+) -> None:
+    """Wherever a deleter dies, the run is there whole or gone for good, and deleting again completes it."""
+    for left in range(20):
+        run_id = f"r{left}"
+        texts = [BIG, *(f"{number}" for number in range(PAGE))]
+        state = await append(store, await append(store, new_run(run_id), *texts), "last")
+        await store.put_document("files", f"{run_id}/x", b"x", tag=None)
+        died = dying(wire, left, sent=sent)
+        try:
+            await store.delete_run(run_id)
+        except Died:
+            assert died
+        wire.step = None
+        again = reopened(store)
+        if await texts_of(again, run_id) != [*texts, "last"]:
+            await assert_absent(again, run_id)
+            with pytest.raises(ConflictError):
+                await append(again, state, "late")
+        await again.delete_run(run_id)
+        for late in (state, new_run(run_id)):
+            with pytest.raises(ConflictError):
+                await append(again, late, "late")
+        assert await again.list_documents("files") == []
+        assert keys_below(s3, again, f"runs/{run_id}/") == [f"runs/{run_id}/head"]
+        assert keys_below(s3, again, "index/") == keys_below(s3, again, "open/") == []
+        if not died:
+            break
+    assert not died
+    assert left >= 6
+
+
+async def test_what_a_loser_wrote_is_removed(
+    s3: S3Server, store: S3Adapter, other: S3Adapter, wire: Wire
+) -> None:
+    """A commit that lost, to another one or to a deletion, leaves no page, message or marker behind."""
+    state = await append(store, new_run("r"), *["x"] * PAGE)
+
+    def before_its_head(meanwhile: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        def step(operation: str, key: str) -> None:
+            if operation == "PutObject" and key == "runs/r/head":
+                wire.step = None
+                asyncio.run(meanwhile())
+
+        wire.step = step
+
+    before_its_head(lambda: append(other, state, "theirs"))
+    with pytest.raises(ConflictError):
+        await append(store, state, BIG)
+    theirs = await other.load_run("r")
+    assert not [key for key in keys_below(s3, store, "runs/r/") if "/b" in key]
+    await assert_standing(store, theirs, *["x"] * PAGE, "theirs")
+    state = theirs
+    for _ in range(PAGE):
+        state = await append(store, state, "y")
+    before_its_head(lambda: other.delete_run("r"))
+    with pytest.raises(ConflictError):
+        await append(store, state, BIG)
+    assert keys_below(s3, store, "runs/r/") == ["runs/r/head"]
+    with pytest.raises(ConflictError):
+        await append(store, new_run("r"), BIG)
+    assert keys_below(s3, store, "") == ["layout", "runs/r/head"]
+
+
+@pytest.mark.parametrize("recreated", [False, True])
+async def test_a_reader_meets_a_deletion(
+    store: S3Adapter, other: S3Adapter, wire: Wire, monkeypatch: pytest.MonkeyPatch, recreated: bool
+) -> None:
+    """A reader whose pages vanish reads what is there then: nothing, or the run that took the place."""
+    monkeypatch.setattr(s3_run, "TOMBSTONE_SECONDS", 0)
+    state = await append(store, new_run("r"), *["old"] * PAGE)
+    await append(store, state, "old")
+
+    async def meanwhile() -> None:
+        await other.delete_run("r")
+        if recreated:
+            await append(other, new_run("r"), "new")
+
+    def step(_: str, key: str) -> None:
+        if "/p0" in key:
+            wire.step = None
+            asyncio.run(meanwhile())
+
+    wire.step = step
+    assert await texts_of(store, "r") == (["new"] if recreated else [])
+    assert wire.step is None
+
+
+async def test_one_of_many_takes_a_tombstones_place(
+    store: S3Adapter, other: S3Adapter, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over an expired tombstone one creator wins; a late deleter of the old run takes nothing of the new."""
+    monkeypatch.setattr(s3_run, "TOMBSTONE_SECONDS", 0)
+    created = new_run("r")
+    state = await append(store, created, *["old"] * PAGE)
+    await append(store, state, "old")
+    won: list[str] = []
+
+    async def meanwhile() -> None:
+        racers = [append(other, created, f"{number}", *["x"] * PAGE) for number in range(8)]
+        ended = await asyncio.gather(*racers, return_exceptions=True)
+        won.extend(f"{number}" for number, each in enumerate(ended) if isinstance(each, RunState))
+        assert sum(isinstance(each, ConflictError) for each in ended) == 7
+        await append(other, await other.load_run("r"), "last")
+
+    def step(operation: str, _: str) -> None:
+        if operation == "ListObjectsV2":
+            wire.step = None
+            asyncio.run(meanwhile())
+
+    wire.step = step
+    await store.delete_run("r")
+    assert await texts_of(store, "r") == [*won, *["x"] * PAGE, "last"]
+    assert [run.run_id for run in (await store.list_runs()).runs] == ["r"]
+
+
+@pytest.fixture
+def stoppable(s3: S3Server) -> Iterator[S3Server]:
+    """The server, which is running again after the test."""
+    yield s3
+    if not s3.running:
+        s3.start()
+
+
+async def test_a_killed_server_keeps_what_it_acknowledged(stoppable: S3Server, tmp_path: Path) -> None:
+    """Four writers outlive kill -9 of the server: all that was acknowledged is there, once and in order."""
+    store = S3Adapter.from_url(stoppable.url(tmp_path, read_timeout=2))
+    acknowledged: dict[str, list[int]] = {f"r{number}": [] for number in range(4)}
+    states = {run_id: await append(store, new_run(run_id), "1") for run_id in acknowledged}
+    writers = [
+        asyncio.create_task(go_on(store, states[run_id], acknowledged[run_id], 60)) for run_id in acknowledged
+    ]
+    for kill_after in (15, 35):
+        async with asyncio.timeout(30):
+            while len(acknowledged["r0"]) < kill_after:
+                await asyncio.sleep(0.001)
+        await asyncio.to_thread(stoppable.kill)
+        await asyncio.to_thread(stoppable.start)
+    await asyncio.gather(*writers)
+    for run_id, versions in acknowledged.items():
+        assert versions == sorted(set(versions))
+        state = await store.load_run(run_id)
+        assert set(versions) <= set(range(2, state.version + 1))
+        assert await texts_of(store, run_id) == [f"{version}" for version in range(1, state.version + 1)]
+    await store.aclose()
+
+
+async def test_a_server_that_is_away_is_retryable(stoppable: S3Server, store: S3Adapter) -> None:
+    """While no server answers, calls raise StoreUnavailableError with its address; then they work again."""
+    state = await append(store, new_run("r"), "a")
+    await asyncio.to_thread(stoppable.kill)
+    for call in (store.load_run("r"), append(store, state, "b"), store.delete_run("r"), store.list_runs()):
+        with pytest.raises(StoreUnavailableError, match=stoppable.endpoint) as caught:
+            await call
+        assert caught.value.retryable
+    await asyncio.to_thread(stoppable.start)
+    assert await store.load_run("r") == state
+    assert (await append(store, state, "b")).version == 2
+
+
+class LaxHandler(BaseHTTPRequestHandler):
+    """A server of one bucket that honours only some conditions."""
+
+    protocol_version = "HTTP/1.1"
+    honours: tuple[str, ...] = ()
+    status = 200
+
+    def do_GET(self) -> None:
+        found = self.server.objects.get(self.path)  # type: ignore[attr-defined]  # set by the test
+        self._answer(200 if found is not None else 404, found or b"<Error><Code>NoSuchKey</Code></Error>")
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        objects = self.server.objects  # type: ignore[attr-defined]  # set by the test
+        refused = ("If-None-Match" in self.headers and self.path in objects) or "If-Match" in self.headers
+        condition = "If-Match" if "If-Match" in self.headers else "If-None-Match"
+        if refused and condition in self.honours:
+            return self._answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
+        if refused and self.status != 200:
+            return self._answer(self.status, b"<Error><Code>NotImplemented</Code></Error>")
+        objects[self.path] = body
+        return self._answer(200, b"")
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("ETag", '"e"')
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("status", [200, 501])
+@pytest.mark.parametrize(("honours", "missing"), [((), "If-None-Match"), (("If-None-Match",), "If-Match")])
+async def test_a_server_without_conditions_is_refused(
+    honours: tuple[str, ...], missing: str, status: int
+) -> None:
+    """A server that ignores or does not know a condition is a ConfigurationError that names it."""
+    handler = type("Handler", (LaxHandler,), {"honours": honours, "status": status})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.objects = {}  # type: ignore[attr-defined]  # the handler's
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    store = S3Adapter.from_url(f"s3://a:b@bucket/x?endpoint={endpoint}&region=us-east-1")
+    for call in (store.load_run("r"), append(store, new_run("r"), "a")):
+        with pytest.raises(ConfigurationError, match=f"honour {missing} in"):
+            await call
+    assert list(server.objects) == ["/bucket/x/layout"]  # type: ignore[attr-defined]  # as above
+    await store.aclose()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+async def test_a_tombstone_lasts_its_time(store: S3Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day after its deletion a run can be created again, and nothing of the old one comes back."""
+    state = await append(store, new_run("r"), *["old"] * PAGE)
+    state = await append(store, state, "old")
+    await store.delete_run("r")
+    real = time.time
+    for hours, expired in ((23, False), (25, True)):
+        monkeypatch.setattr(s3_run.time, "time", lambda hours=hours: real() + hours * 3600)
+        with pytest.raises(ConflictError):
+            await append(store, state, "late")
+        if not expired:
+            with pytest.raises(ConflictError):
+                await append(store, new_run("r"), "early")
+    monkeypatch.setattr(s3_run.time, "time", real)
+    monkeypatch.setattr(s3_run, "TOMBSTONE_SECONDS", 0)
+    await append(store, new_run("s"), "old")
+    await store.delete_run("s")
+    await assert_standing(store, await append(store, new_run("s"), "new"), "new")
