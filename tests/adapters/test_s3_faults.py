@@ -1,23 +1,20 @@
-"""The S3 store when answers are lost, processes die between two requests, and servers are killed or wrong."""
+"""The S3 store when answers are lost, late or odd, and when the server is killed, away, or not good."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
-from s3_server import BUCKET, S3Server
-from s3_wire import Died, Wire
+from s3_server import S3Server
+from s3_wire import Wire
 
-from thoughtgear.adapters import s3_run
 from thoughtgear.adapters.s3 import S3Adapter
-from thoughtgear.adapters.s3_head import APART_BYTES, PAGE
+from thoughtgear.adapters.s3_head import APART_BYTES
 from thoughtgear.errors import ConfigurationError, ConflictError, StoreUnavailableError
 from thoughtgear.models import RunState
 from thoughtgear.protocols import OrmAdapter
@@ -53,15 +50,9 @@ def wire(store: S3Adapter) -> Wire:
     return Wire(store)
 
 
-def keys_below(s3: S3Server, store: S3Adapter, folder: str) -> list[str]:
-    prefix = store._settings.prefix
-    found = s3.client().list_objects_v2(Bucket=BUCKET, Prefix=prefix + folder)
-    return [each["Key"][len(prefix) :] for each in found.get("Contents", [])]
-
-
 async def go_on(store: OrmAdapter, state: RunState, acknowledged: list[int], enough: int) -> None:
-    """Append until `enough` versions are acknowledged; after an unknown outcome, on what the store has. What was
-    not answered may be done later: then, and only then, a conflict is right."""
+    """Append until `enough` versions are acknowledged; after an unknown outcome, on what the store has. What
+    was not answered may be done later: then, and only then, a conflict is right."""
     unknown = False
     while len(acknowledged) < enough:
         try:
@@ -250,184 +241,6 @@ async def test_a_cancelled_commit_is_awaited(store: S3Adapter, wire: Wire) -> No
     await append(store, await store.load_run("r"), "c")
 
 
-def reopened(store: S3Adapter) -> S3Adapter:
-    """The store of a process that has just begun, by the same connections."""
-    fresh = S3Adapter(store._settings)
-    fresh._bucket._made, fresh._bucket._pid = store._bucket._made, store._bucket._pid
-    fresh._bucket._threads = store._bucket._threads
-    return fresh
-
-
-def dying(wire: Wire, left: int, *, sent: bool) -> list[str]:
-    """Let the process die at the n-th request, before it is sent or before it is answered; the dead send no
-    more. Return what is filled when it has died."""
-    died: list[str] = []
-
-    def step(_: str, key: str) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            if sent and not died:
-                wire.send()
-            died.append(key)
-            raise Died
-
-    wire.step = step
-    return died
-
-
-@pytest.mark.parametrize("sent", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("start", ["nothing", "a message", "two pages", "a tombstone"])
-async def test_a_crash_at_any_request_of_a_commit(
-    store: S3Adapter, wire: Wire, monkeypatch: pytest.MonkeyPatch, start: str, sent: bool
-) -> None:
-    """Wherever a writer dies its commit is whole or absent, and the next writer goes on."""
-    monkeypatch.setattr(s3_run, "TOMBSTONE_SECONDS", 0)
-    texts = {"a message": ["0"], "two pages": [f"{n}" for n in range(2 * PAGE + 1)]}.get(start, [])
-    for left in range(20):
-        run_id = f"r{left}"
-        state = await append(store, new_run(run_id), *texts) if texts else new_run(run_id)
-        if start == "a tombstone":
-            await append(store, state, *["old"] * 40)
-            await store.delete_run(run_id)
-        died = dying(wire, left, sent=sent)
-        try:
-            await append(store, state.model_copy(update={"status": "done"}), "new", BIG)
-        except Died:
-            assert died
-        wire.step = None
-        again = reopened(store)
-        found = await texts_of(again, run_id)
-        assert found in (texts, [*texts, "new", BIG])
-        assert died or found != texts
-        state = await again.load_run(run_id) if found else new_run(run_id)
-        state = await append(again, state, "on")
-        await assert_standing(again, state, *found, "on")
-        assert run_id in [run.run_id for run in (await again.list_runs()).runs]
-        if not died:
-            break
-    assert not died
-    assert left >= {"nothing": 3, "a message": 3, "two pages": 5, "a tombstone": 5}[start]
-
-
-@pytest.mark.parametrize("sent", [False, True], ids=["before", "after"])
-async def test_a_crash_at_any_request_of_a_deletion(
-    s3: S3Server, store: S3Adapter, wire: Wire, sent: bool
-) -> None:
-    """Wherever a deleter dies, the run is there whole or gone for good, and deleting again completes it."""
-    for left in range(20):
-        run_id = f"r{left}"
-        texts = [BIG, *(f"{number}" for number in range(PAGE))]
-        state = await append(store, await append(store, new_run(run_id), *texts), "last")
-        await store.put_document("files", f"{run_id}/x", b"x", tag=None)
-        died = dying(wire, left, sent=sent)
-        try:
-            await store.delete_run(run_id)
-        except Died:
-            assert died
-        wire.step = None
-        again = reopened(store)
-        if await texts_of(again, run_id) != [*texts, "last"]:
-            await assert_absent(again, run_id)
-            with pytest.raises(ConflictError):
-                await append(again, state, "late")
-        await again.delete_run(run_id)
-        for late in (state, new_run(run_id)):
-            with pytest.raises(ConflictError):
-                await append(again, late, "late")
-        assert await again.list_documents("files") == []
-        assert keys_below(s3, again, f"runs/{run_id}/") == [f"runs/{run_id}/head"]
-        assert keys_below(s3, again, "index/") == keys_below(s3, again, "open/") == []
-        if not died:
-            break
-    assert not died
-    assert left >= 6
-
-
-async def test_what_a_loser_wrote_is_removed(
-    s3: S3Server, store: S3Adapter, other: S3Adapter, wire: Wire
-) -> None:
-    """A commit that lost, to another one or to a deletion, leaves no page, message or marker behind."""
-    state = await append(store, new_run("r"), *["x"] * PAGE)
-
-    def before_its_head(meanwhile: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        def step(operation: str, key: str) -> None:
-            if operation == "PutObject" and key == "runs/r/head":
-                wire.step = None
-                asyncio.run(meanwhile())
-
-        wire.step = step
-
-    before_its_head(lambda: append(other, state, "theirs"))
-    with pytest.raises(ConflictError):
-        await append(store, state, BIG)
-    theirs = await other.load_run("r")
-    assert not [key for key in keys_below(s3, store, "runs/r/") if "/b" in key]
-    await assert_standing(store, theirs, *["x"] * PAGE, "theirs")
-    state = theirs
-    for _ in range(PAGE):
-        state = await append(store, state, "y")
-    before_its_head(lambda: other.delete_run("r"))
-    with pytest.raises(ConflictError):
-        await append(store, state, BIG)
-    assert keys_below(s3, store, "runs/r/") == ["runs/r/head"]
-    with pytest.raises(ConflictError):
-        await append(store, new_run("r"), BIG)
-    assert keys_below(s3, store, "") == ["layout", "runs/r/head"]
-
-
-@pytest.mark.parametrize("recreated", [False, True])
-async def test_a_reader_meets_a_deletion(
-    store: S3Adapter, other: S3Adapter, wire: Wire, monkeypatch: pytest.MonkeyPatch, recreated: bool
-) -> None:
-    """A reader whose pages vanish reads what is there then: nothing, or the run that took the place."""
-    monkeypatch.setattr(s3_run, "TOMBSTONE_SECONDS", 0)
-    state = await append(store, new_run("r"), *["old"] * PAGE)
-    await append(store, state, "old")
-
-    async def meanwhile() -> None:
-        await other.delete_run("r")
-        if recreated:
-            await append(other, new_run("r"), "new")
-
-    def step(_: str, key: str) -> None:
-        if "/p0" in key:
-            wire.step = None
-            asyncio.run(meanwhile())
-
-    wire.step = step
-    assert await texts_of(store, "r") == (["new"] if recreated else [])
-    assert wire.step is None
-
-
-async def test_one_of_many_takes_a_tombstones_place(
-    store: S3Adapter, other: S3Adapter, wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Over an expired tombstone one creator wins; a late deleter of the old run takes nothing of the new."""
-    monkeypatch.setattr(s3_run, "TOMBSTONE_SECONDS", 0)
-    created = new_run("r")
-    state = await append(store, created, *["old"] * PAGE)
-    await append(store, state, "old")
-    won: list[str] = []
-
-    async def meanwhile() -> None:
-        racers = [append(other, created, f"{number}", *["x"] * PAGE) for number in range(8)]
-        ended = await asyncio.gather(*racers, return_exceptions=True)
-        won.extend(f"{number}" for number, each in enumerate(ended) if isinstance(each, RunState))
-        assert sum(isinstance(each, ConflictError) for each in ended) == 7
-        await append(other, await other.load_run("r"), "last")
-
-    def step(operation: str, _: str) -> None:
-        if operation == "ListObjectsV2":
-            wire.step = None
-            asyncio.run(meanwhile())
-
-    wire.step = step
-    await store.delete_run("r")
-    assert await texts_of(store, "r") == [*won, *["x"] * PAGE, "last"]
-    assert [run.run_id for run in (await store.list_runs()).runs] == ["r"]
-
-
 @pytest.fixture
 def stoppable(s3: S3Server) -> Iterator[S3Server]:
     """The server, which is running again after the test."""
@@ -527,23 +340,3 @@ async def test_a_server_without_conditions_is_refused(
     server.shutdown()
     server.server_close()
     thread.join()
-
-
-async def test_a_tombstone_lasts_its_time(store: S3Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A day after its deletion a run can be created again, and nothing of the old one comes back."""
-    state = await append(store, new_run("r"), *["old"] * PAGE)
-    state = await append(store, state, "old")
-    await store.delete_run("r")
-    real = time.time
-    for hours, expired in ((23, False), (25, True)):
-        monkeypatch.setattr(s3_run.time, "time", lambda hours=hours: real() + hours * 3600)
-        with pytest.raises(ConflictError):
-            await append(store, state, "late")
-        if not expired:
-            with pytest.raises(ConflictError):
-                await append(store, new_run("r"), "early")
-    monkeypatch.setattr(s3_run.time, "time", real)
-    monkeypatch.setattr(s3_run, "TOMBSTONE_SECONDS", 0)
-    await append(store, new_run("s"), "old")
-    await store.delete_run("s")
-    await assert_standing(store, await append(store, new_run("s"), "new"), "new")
