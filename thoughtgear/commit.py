@@ -74,7 +74,7 @@ class RunWriter:
         self._appended = appended
         self._store = store
         self._attempt = attempt
-        self._owner = f"{attempt.scope}/{attempt.number}"
+        self._owner = _owner(attempt)
         self._epoch = state.claim.epoch
         self._holding = state.claim.owner == self._owner
         self._contact = time.monotonic()
@@ -99,6 +99,12 @@ class RunWriter:
     async def claim(self) -> None:
         """Commit a claim under the next epoch: every older attempt is fenced from here on."""
         await self.commit(_start)
+
+    async def begin(self) -> None:
+        """Commit that the run has begun: its clock ticks although its first attempts fail."""
+        if self.state.started_at is None:
+            with suppress(StoreError, SupersededError):
+                await self.commit(_start, release=True)
 
     async def let_go(self) -> None:
         """Give the claim back, if this attempt has it, so that nobody waits for its deadline."""
@@ -210,15 +216,16 @@ class RunWriter:
         return state
 
     def _adopt(self, newest: RunState) -> None:
-        """Go on from a state that someone else committed; only a sender may have, under my epoch.
+        """Go on from a state that only senders have changed: they keep claim and nonce.
 
-        My own claim may stand there unacknowledged: a renewal whose outcome was never learnt.
+        Another nonce is another holder's commit, also under the epoch that I know: it may have ended the run.
+        But my own claim may stand there unacknowledged: a renewal whose outcome was never learnt.
         """
         if newest.version < self.state.version:
             raise StateRegressionError
         if newest.claim.owner == self._owner:
             self._epoch, self._holding = newest.claim.epoch, True
-        elif newest.claim.epoch != self._epoch or self._holding:
+        elif self._holding or newest.claim.epoch != self._epoch or newest.nonce != self.state.nonce:
             raise SupersededError
         self._contact = time.monotonic()
         self.state = newest
@@ -231,6 +238,13 @@ class RunWriter:
             except StoreUnavailableError as exc:
                 cause = exc
         raise StoreUnavailableError("The store did not say whether it wrote.") from cause
+
+
+def _owner(attempt: Attempt) -> str:
+    """The name of a claim's owner. No two attempts share one, whatever number a driver gives them; only a
+    loop that keeps its claim is the same owner from iteration to iteration."""
+    unique = "" if attempt.keep_claim else f"-{uuid4().hex[:12]}"
+    return f"{attempt.scope}/{attempt.number}{unique}"
 
 
 def _nothing(state: RunState) -> list[Message]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -16,10 +17,15 @@ from thoughtgear import inbox, registry
 from thoughtgear.agent import Agent, Context
 from thoughtgear.callbacks import Callbacks
 from thoughtgear.commit import RunWriter
-from thoughtgear.errors import ConfigurationError, SupersededError, WaitTimeoutError
+from thoughtgear.errors import (
+    ConfigurationError,
+    ExecutorUnavailableError,
+    SupersededError,
+    WaitTimeoutError,
+)
 from thoughtgear.ids import check_label, check_run_id
 from thoughtgear.iteration import run_iteration, told_end
-from thoughtgear.loop import Limits
+from thoughtgear.loop import Limits, next_step
 from thoughtgear.models import Driver, InboxItem, IterationResult, Message, RunError, RunState
 from thoughtgear.prompts import File, Prompt, create_run
 from thoughtgear.protocols import Attempt, Executor, ModelProvider, OrmAdapter
@@ -33,6 +39,10 @@ T = TypeVar("T")
 
 FIRST_POLL, MOST_POLL = 0.02, 1.0
 """Seconds between two looks at a run that is waited for."""
+
+
+LONGEST_PAUSE = 10.0
+"""Seconds that an invocation waits at the most before it schedules the next look at a waiting run."""
 
 
 class PromptHandler:
@@ -130,13 +140,17 @@ class PromptHandler:
             stream=stream,
         )
         if not state.over:
-            await self.executor.schedule_next_iteration(state.run_id)
+            await self._schedule(state.run_id)
         if wait if wait is not None else getattr(self.executor, "waits", False):
             return await self.wait(state.run_id)
         return state
 
     def handle_prompt_sync(self, text: str, **options: Any) -> RunState:
-        """`handle_prompt` for code without an event loop. Raises `RuntimeError` inside of one."""
+        """`handle_prompt` for code without an event loop. Raises `RuntimeError` inside of one.
+
+        A local run goes on only while such a call lasts: with `wait=False` it stays where it is until
+        the next one.
+        """
         return self._run_sync(self.handle_prompt(text, **options))
 
     async def create_run(
@@ -180,7 +194,7 @@ class PromptHandler:
             text,
             session_id=state.session_id,
             user_id=state.user_id,
-            request_id=f"{run_id}/{item.request_id}",
+            request_id=_follow_up_id(run_id, item.request_id),
             wait=False,
         )
 
@@ -193,15 +207,24 @@ class PromptHandler:
         then resolves when the run is over. Also the way to hand a run over to this handler's executor.
         """
         state = await self.get_run(run_id)
-        if not state.over and not getattr(self.executor, "self_driving", False):
-            attempt = Attempt(driver=self.executor.name)
-            await self.run_iteration(run_id, state.iteration + 1, attempt)
-            state = await self.get_run(run_id)
-        if not state.over:
-            await self.executor.schedule_next_iteration(run_id)
-        if not state.over and getattr(self.executor, "waits", False):
-            return await self.wait(run_id)
-        return state
+        if state.over:
+            return state
+        if not getattr(self.executor, "self_driving", False):
+            return await self._continue_here(state)
+        await self._schedule(run_id)
+        return await self.wait(run_id) if getattr(self.executor, "waits", False) else state
+
+    async def _continue_here(self, state: RunState) -> RunState:
+        """One iteration, then the next schedule. A duplicate that meets another attempt schedules nothing:
+        that attempt's own driver goes on."""
+        attempt = Attempt(driver=self.executor.name)
+        result = await self.run_iteration(state.run_id, state.iteration + 1, attempt)
+        step = next_step(result)
+        if step.kind == "wait":
+            await asyncio.sleep(min(step.seconds, LONGEST_PAUSE))
+        if step.kind != "stop" and result.status != "in_progress":
+            await self._schedule(state.run_id)
+        return await self.get_run(state.run_id)
 
     async def run_iteration(
         self, run_id: str, iteration: int, attempt: Attempt | None = None
@@ -211,7 +234,10 @@ class PromptHandler:
         Re-entrant: what was saved is not done again. Raises `RunNotFoundError`, `SupersededError`,
         `StoreError`, `ModelError`; `retryable` says whether to try again.
         """
-        return await run_iteration(self._agent, check_run_id(run_id), iteration, attempt or Attempt())
+        result = await run_iteration(self._agent, check_run_id(run_id), iteration, attempt or Attempt())
+        if result.status == "waiting":
+            await self._wake_parent(run_id)
+        return result
 
     async def close_run(
         self, run_id: str, status: Literal["failed", "cancelled"], error: RunError | None = None
@@ -236,12 +262,13 @@ class PromptHandler:
     async def cancel(self, run_id: str) -> RunState:
         """Cancel a run: at once where nobody is at work on it, else before the next effect.
 
-        Under Temporal this cancels the workflow. Returns the state as it is known now.
+        Under Temporal this cancels the workflow. Returns the state as it is known now. Where the process
+        that held the run has died, its claim has to run out first: cancel again then.
         """
         state = await self.get_run(run_id)
         if state.over or await self._cancel_in_driver(state):
             return state
-        item = InboxItem(request_id=f"cancel-{uuid4().hex}", kind="cancel")
+        item = InboxItem(request_id="cancel", kind="cancel")
         state = await inbox.put(self.store, run_id, item, self.limits)
         if state.over or state.claim.live():
             return state
@@ -308,10 +335,26 @@ class PromptHandler:
             self._runner = asyncio.Runner()
         return self._runner.run(work)
 
+    async def _schedule(self, run_id: str) -> None:
+        try:
+            await self.executor.schedule_next_iteration(run_id)
+        except ExecutorUnavailableError as exc:
+            exc.run_id = run_id
+            raise
+
     async def _wake(self, state: RunState) -> None:
         """Schedule through this executor unless another one drives the run: that one reads the inbox."""
         if state.driver.executor == self.executor.name or not state.claim.epoch:
-            await self.executor.schedule_next_iteration(state.run_id)
+            await self._schedule(state.run_id)
+
+    async def _wake_parent(self, run_id: str) -> None:
+        """Drive the run that this one waits for, if its sender died before it was scheduled."""
+        parent = (await self.get_run(run_id)).parent
+        if parent is None:
+            return
+        earlier = await self.get_run(parent.run_id)
+        if not earlier.over and not earlier.claim.epoch and earlier.handler == self.name:
+            await self._schedule(earlier.run_id)
 
     async def _cancel_in_driver(self, state: RunState) -> bool:
         cancel = getattr(self.executor, "cancel", None)
@@ -323,3 +366,8 @@ class PromptHandler:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await wait(run_id)
+
+
+def _follow_up_id(run_id: str, request_id: str) -> str:
+    """The request id of the run that a message to a finished run becomes."""
+    return "follow-up-" + hashlib.sha256(f"{run_id}/{request_id}".encode()).hexdigest()[:32]

@@ -90,6 +90,9 @@ class _Iteration:
         except asyncio.CancelledError:
             await self._writer.let_go()
             raise
+        except ModelUnavailableError:
+            await self._writer.begin()
+            raise
         state = self._writer.state
         result = standing(state, tools=tools)
         result.tokens = [self._used.input_tokens, self._used.output_tokens]
@@ -106,10 +109,15 @@ class _Iteration:
             self._used = await self._saved_usage()
         else:
             await self._buy_reply()
-        tools = [row.call.name for row in self._writer.state.ledger]
+        tools = [self._known_name(row.call.name) for row in self._writer.state.ledger]
         if tools:
             await self._run_calls()
         return tools
+
+    def _known_name(self, name: str) -> str:
+        """The tool's own name: what a model calls a tool that isn't there is the model's text."""
+        tool = self._agent.toolbox.find(name)
+        return tool.name if tool else "unknown tool"
 
     async def _buy_reply(self) -> None:
         state, agent = self._writer.state, self._agent

@@ -10,7 +10,7 @@ from faulty_store import FaultyStore
 
 from thoughtgear.registry import open_store
 
-STORES = ("memory", "sqlite", "postgresql", "files")
+STORES = ("memory", "sqlite", "postgresql", "mongodb", "files")
 
 
 @pytest.fixture(params=STORES)
@@ -20,6 +20,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         "memory": lambda: "memory://",
         "sqlite": lambda: f"sqlite:///{tmp_path}/runs.db",
         "postgresql": lambda: request.getfixturevalue("postgres").url(tmp_path),
+        "mongodb": lambda: request.getfixturevalue("mongodb").url(tmp_path),
         "files": lambda: f"files://{tmp_path}/runs",
     }
     opened = FaultyStore(open_store(urls[request.param]()))

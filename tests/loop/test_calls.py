@@ -67,7 +67,7 @@ async def test_a_hanging_tool_does_not_wedge_the_others(release: threading.Event
     hung, busy, *after = results(await handler.history(state.run_id))
     assert hung[0] == "error"
     assert busy[0] == "error"
-    assert "was not run: All 1 threads of plain tools were busy for 0.1 s; 1 of them" in busy[1]
+    assert "was not run. No thread came free in 0.1 s: all 1 are busy, 1 of them" in busy[1]
     assert after == [("ok", "freed"), ("ok", "quick")]
     await handler.aclose()
 

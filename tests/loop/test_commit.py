@@ -75,6 +75,33 @@ async def test_holder_is_superseded_by_takeover(store: FaultyStore) -> None:
         await holder.check()
 
 
+async def test_a_finished_run_is_not_taken_over(store: FaultyStore) -> None:
+    """Who loaded the run before its holder ended it is superseded: what is done stays done."""
+    holder = writer_for(store, await new_run(store))
+    await holder.claim()
+    late = writer_for(store, await store.load_run("r"))
+    outside = writer_for(store, await store.load_run("r"))
+    await holder.commit(answer())
+    ended = await store.load_run("r")
+    for other, change in ((late, answer("again")), (outside, partial(end_run, status="failed"))):
+        with pytest.raises(SupersededError):
+            await other.commit(change)
+    assert await store.load_run("r") == ended
+    assert ended.status == "done"
+
+
+async def test_attempts_of_one_number_are_two_owners(store: FaultyStore) -> None:
+    """An attempt whose number a driver gives again (a reset activity) fences the older one all the same."""
+    state = await new_run(store)
+    frozen = writer_for(store, state, scope="activity", number=1)
+    await frozen.commit(asks("at_most_once"))
+    again = writer_for(store, await store.load_run("r"), scope="activity", number=1)
+    assert again.must_claim_first
+    await again.claim()
+    with pytest.raises(SupersededError):
+        await frozen.commit(partial(mark_started, call_id="1.0"))
+
+
 @pytest.mark.parametrize("landed", [True, False])
 async def test_lost_acknowledgement(store: FaultyStore, landed: bool) -> None:
     """A commit whose acknowledgement is lost is recognised when it landed and made when it did not: once."""

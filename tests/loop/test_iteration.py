@@ -12,6 +12,7 @@ import pytest
 from faulty_store import FaultyStore
 
 from thoughtgear.errors import (
+    ExecutorUnavailableError,
     LimitExceededError,
     ModelRejectedError,
     ModelUnavailableError,
@@ -26,7 +27,7 @@ from thoughtgear.errors import (
 from thoughtgear.executors.local import LocalExecutor
 from thoughtgear.handler import PromptHandler
 from thoughtgear.loop import Limits
-from thoughtgear.models import Message
+from thoughtgear.models import Message, now
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, OnText, RequestedCall
 from thoughtgear.providers.scripted import ScriptedProvider, call
 from thoughtgear.tools import ToolContext, tool
@@ -48,8 +49,10 @@ class Idle:
     """An executor that drives nothing."""
 
     name = "idle"
+    scheduled = 0
 
-    async def schedule_next_iteration(self, run_id: str) -> None: ...
+    async def schedule_next_iteration(self, run_id: str) -> None:
+        self.scheduled += 1
 
 
 def seen(request: ModelRequest) -> list[str]:
@@ -455,6 +458,116 @@ async def test_cancel_while_the_model_hangs(store: FaultyStore) -> None:
     state = await handler.wait(run.run_id, 10)
     assert state.status == "cancelled"
     assert time.monotonic() - started < 5
+
+
+async def test_store_faults_end_no_local_run(store: FaultyStore) -> None:
+    """A store that is away while a local run begins, or while it is being failed, delays the run only."""
+    real, away = store._inner.load_run, [True, False, True]
+
+    async def flaky(run_id: str) -> Any:
+        if away and away.pop(0):
+            store.fired += 1
+            raise StoreUnavailableError("The store is away.")
+        return await real(run_id)
+
+    def broken(request: ModelRequest) -> str:
+        away[:] = [True] * (len(model.requests) == 1)
+        raise KeyError("a bug")
+
+    model = Model(broken)
+    handler = PromptHandler(model=model, orm=store)
+    run = await handler.create_run("go")
+    store.load_run = flaky  # type: ignore[method-assign] # the fault
+    await handler.executor.schedule_next_iteration(run.run_id)
+    while not (state := await real(run.run_id)).over:
+        await asyncio.sleep(0.02)
+    assert (state.status, state.error and state.error.type) == ("failed", "KeyError")
+    assert store.fired >= 2
+
+
+async def test_cancel_during_a_backoff(store: FaultyStore) -> None:
+    """A local run that waits for an hour until its provider takes requests again is cancelled in seconds."""
+    model = Model(_overloaded)
+    handler = PromptHandler(model=model, orm=store)
+    run = await handler.handle_prompt("go", wait=False)
+    while not model.requests or (await handler.get_run(run.run_id)).started_at is None:
+        await asyncio.sleep(0.01)
+    await handler.cancel(run.run_id)
+    assert (await handler.wait(run.run_id, 10)).status == "cancelled"
+
+
+def _overloaded(request: ModelRequest) -> str:
+    raise ModelUnavailableError("openai: HTTP 429", retry_after=3600)
+
+
+async def test_time_limit_counts_from_the_first_failed_attempt(store: FaultyStore) -> None:
+    """A model that is never available doesn't keep a run for ever: the clock ticks from the first attempt."""
+    handler = PromptHandler(model=Model(_overloaded), orm=store, limits=Limits(seconds=0.05))
+    run = await handler.create_run("go")
+    attempt = Attempt(driver="temporal", serialised=True)
+    with pytest.raises(ModelUnavailableError):
+        await handler.run_iteration(run.run_id, 1, attempt)
+    started = (await handler.get_run(run.run_id)).started_at
+    assert started is not None
+    while (now() - started).total_seconds() < 0.05:
+        await asyncio.sleep(0.01)
+    result = await handler.run_iteration(run.run_id, 1, Attempt(driver="temporal", serialised=True))
+    assert (result.status, result.reason.split(":")[0]) == ("failed", "LimitExceededError")
+
+
+async def test_invoking_executor_schedules_nothing_for_a_duplicate(store: FaultyStore) -> None:
+    """A duplicate event that meets a live claim does not become a second chain of events."""
+    release = asyncio.Event()
+    executor = Idle()
+
+    async def slow(request: ModelRequest) -> str:
+        await release.wait()
+        return "hi"
+
+    model = Model([call("double", number=1)], slow)
+    handler = PromptHandler(model=model, orm=store, tools=[double], executor=executor)
+    run = await handler.create_run("go")
+    await handler.continue_run(run.run_id)
+    assert executor.scheduled == 1
+    first = asyncio.create_task(handler.continue_run(run.run_id))
+    while len(model.requests) < 2:
+        await asyncio.sleep(0.01)
+    duplicate = asyncio.create_task(handler.continue_run(run.run_id))
+    await asyncio.wait({duplicate}, timeout=0.05)
+    release.set()
+    assert (await first).status == "done"
+    duplicate.cancel()
+    assert (executor.scheduled, len(model.requests)) == (1, 2)
+
+
+async def test_a_prompt_that_was_never_scheduled_blocks_no_session(store: FaultyStore) -> None:
+    """A run that waits for one whose sender died before it was scheduled has that one driven first."""
+    handler = PromptHandler(model="scripted:echo", orm=store)
+    ghost = await handler.create_run("one", session_id="s")
+    state = await handler.handle_prompt("two", session_id="s")
+    assert (state.status, state.parent and state.parent.run_id) == ("done", ghost.run_id)
+    assert (await handler.get_run(ghost.run_id)).output == "one"
+
+
+async def test_invented_tool_names_stay_in_the_transcript(store: FaultyStore) -> None:
+    """What an iteration reports names known tools only: an invented name is the model's own text."""
+    handler = PromptHandler(
+        model=Model([call("Patient John Doe"), call("double", number=1)]), orm=store, tools=[double]
+    )
+    run = await handler.create_run("go")
+    assert (await handler.run_iteration(run.run_id, 1)).tools == ["unknown tool", "double"]
+
+
+async def test_closed_executor_is_an_error_not_a_hang(store: FaultyStore) -> None:
+    """Waiting through a closed local executor raises, and says how to go on."""
+    handler = PromptHandler(model=Model("late", delay=600), orm=store)
+    run = await handler.handle_prompt("go", wait=False)
+    waiting = asyncio.create_task(handler.wait(run.run_id))
+    await asyncio.sleep(0)
+    assert isinstance(handler.executor, LocalExecutor)
+    await handler.executor.aclose()
+    with pytest.raises(ExecutorUnavailableError):
+        await waiting
 
 
 async def test_interrupted_attempt_gives_its_claim_back(store: FaultyStore) -> None:

@@ -163,3 +163,23 @@ async def test_waiting_workflows_leave_the_cache(world: World) -> None:
     assert [state.output for state in ended] == ["0", "1", "2"]
     assert status == WorkflowExecutionStatus.COMPLETED
     assert not of_type(events, "WORKFLOW_TASK_FAILED")
+
+
+async def test_a_terminated_workflow_fails_its_run(world: World) -> None:
+    """Who waits for a run whose workflow was terminated gets it as failed, with that reason."""
+    begun = asyncio.Event()
+
+    async def hang(request: Any) -> str:
+        begun.set()
+        await asyncio.Event().wait()
+        return ""
+
+    handler = world.handler(hang)
+    async with world.worker(handler):
+        run = await handler.handle_prompt("Hello")
+        await begun.wait()
+        await world.workflow(run.run_id).terminate()
+        state = await handler.wait(run.run_id, 20)
+    assert state.error is not None
+    assert (state.status, state.error.type) == ("failed", "WorkflowEndedError")
+    assert "terminated" in state.error.message

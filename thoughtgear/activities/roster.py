@@ -20,6 +20,8 @@ SEARCH_ATTRIBUTES = ("ThoughtgearStatus", "ThoughtgearHandler", "ThoughtgearMode
 
 Serve = Callable[[PromptHandler], PromptHandler]
 
+_PASSING = (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.UNAVAILABLE, RPCStatusCode.RESOURCE_EXHAUSTED)
+
 PROBE = timedelta(seconds=5)
 
 log = logging.getLogger("thoughtgear")

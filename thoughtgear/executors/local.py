@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from thoughtgear.errors import ConfigurationError, ModelError, SupersededError, ThoughtgearError
+from thoughtgear.errors import (
+    ConfigurationError,
+    ExecutorUnavailableError,
+    ModelError,
+    RunNotFoundError,
+    StoreError,
+    StoreUnavailableError,
+    SupersededError,
+    ThoughtgearError,
+)
 from thoughtgear.loop import next_step, retry_delay
 from thoughtgear.models import RunError
 from thoughtgear.protocols import Attempt
@@ -18,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("thoughtgear")
 
 LOOK_AGAIN_SECONDS = 1.0
-"""The longest a waiting loop sleeps before it looks at the store again."""
+"""The longest that a loop sleeps before it looks at the store again."""
 
 
 class LocalExecutor:
@@ -37,6 +49,7 @@ class LocalExecutor:
         self._claim_seconds = claim_seconds
         self._handler: PromptHandler | None = None
         self._loops: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
 
     def bind(self, handler: PromptHandler) -> None:
         """Called by the handler that this executor is given to: one executor serves one handler."""
@@ -45,16 +58,20 @@ class LocalExecutor:
         self._handler = handler
 
     async def schedule_next_iteration(self, run_id: str) -> None:
-        """Start the loop of this run unless it is going on."""
+        """Start the loop of this run unless it is going on. Raises `ExecutorUnavailableError` once closed."""
+        self._check_open()
         task = self._loops.get(run_id)
         if task is None or task.done():
-            self._loops[run_id] = asyncio.create_task(self._drive(run_id), name=f"run {run_id}")
+            self._loops[run_id] = task = asyncio.create_task(self._drive(run_id), name=f"run {run_id}")
+            task.add_done_callback(partial(self._forget, run_id))
 
     async def wait(self, run_id: str) -> None:
-        """Return when this process no longer drives the run."""
+        """Return when this process no longer drives the run. Raises `ExecutorUnavailableError` once
+        closed."""
         task = self._loops.get(run_id)
         if task is not None:
             await asyncio.wait((task,))
+        self._check_open()
 
     async def cancel(self, run_id: str) -> bool:
         """The handler puts the cancel into the inbox, where the loop looks: nothing to do here."""
@@ -62,41 +79,45 @@ class LocalExecutor:
 
     async def aclose(self) -> None:
         """Stop driving; the runs stay where their last commit left them."""
-        tasks = [task for task in self._loops.values() if not task.done()]
+        self._closed = True
+        tasks = list(self._loops.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _drive(self, run_id: str) -> None:
-        handler = self._handler
-        if handler is None:
-            raise ConfigurationError("Give this executor to a PromptHandler first.")
-        try:
-            await self._loop(handler, run_id)
-        except ThoughtgearError as exc:
-            log.error("the run stops here: %s", exc, extra={"run_id": run_id})
-        finally:
-            self._loops.pop(run_id, None)
+    def _forget(self, run_id: str, task: asyncio.Task[None]) -> None:
+        if self._loops.get(run_id) is task:
+            del self._loops[run_id]
 
-    async def _loop(self, handler: PromptHandler, run_id: str) -> None:
-        scope = f"local-{uuid4().hex}"
-        state = await handler.get_run(run_id)
-        iteration, failures = state.iteration + 1, 0
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ExecutorUnavailableError(
+                "This executor is closed; continue_run elsewhere goes on with the run."
+            )
+
+    async def _drive(self, run_id: str) -> None:
+        if self._handler is None:
+            raise ConfigurationError("Give this executor to a PromptHandler first.")
+        scope, iteration, failures = f"local-{uuid4().hex}", 1, 0
         while True:
             try:
-                result = await handler.run_iteration(run_id, iteration, self._attempt(scope, failures))
+                result = await self._handler.run_iteration(run_id, iteration, self._attempt(scope, failures))
+            except RunNotFoundError:
+                return  # it was deleted
+            except SupersededError as exc:
+                scope, failures = f"local-{uuid4().hex}", 0
+                await self._pause(self._handler, run_id, LOOK_AGAIN_SECONDS, str(exc))
             except Exception as exc:
                 failures += 1
-                await self._after_error(handler, run_id, exc, failures)
-                continue
-            failures = 0
-            step = next_step(result)
-            if step.kind == "stop":
-                return
-            iteration = step.iteration
-            if step.kind == "wait":
-                log.info("waiting: %s", result.reason, extra={"run_id": run_id})
-                await asyncio.sleep(min(step.seconds, LOOK_AGAIN_SECONDS))
+                if await self._ended_by(self._handler, run_id, exc, failures):
+                    return
+            else:
+                step, failures = next_step(result), 0
+                if step.kind == "stop":
+                    return
+                iteration = step.iteration
+                if step.kind == "wait":
+                    await self._pause(self._handler, run_id, step.seconds, result.reason)
 
     def _attempt(self, scope: str, failures: int) -> Attempt:
         """The claim is kept from iteration to iteration: one loop drives the run."""
@@ -104,17 +125,32 @@ class LocalExecutor:
             driver=self.name, scope=scope, number=1 + failures, keep_claim=True, hold=self._claim_seconds
         )
 
-    async def _after_error(self, handler: PromptHandler, run_id: str, exc: Exception, failures: int) -> None:
-        """Wait where the error is worth another try; else end the run as failed."""
-        if isinstance(exc, SupersededError):
-            raise exc
-        if isinstance(exc, ThoughtgearError) and exc.retryable:
-            delay = retry_delay(failures, exc.retry_after if isinstance(exc, ModelError) else None)
-            log.warning("%s; next try in %.1f s", exc, delay, extra={"run_id": run_id})
-            await asyncio.sleep(delay)
-            return
-        log.error("the run fails", exc_info=exc, extra={"run_id": run_id})
-        await handler.close_run(run_id, "failed", describe(exc))
+    async def _ended_by(self, handler: PromptHandler, run_id: str, exc: Exception, failures: int) -> bool:
+        """Wait where the error is worth another try; else end the run as failed, and say so."""
+        retryable = isinstance(exc, ThoughtgearError) and exc.retryable
+        if not retryable:
+            log.error("the run fails", exc_info=exc, extra={"run_id": run_id})
+            try:
+                await handler.close_run(run_id, "failed", describe(exc))
+            except StoreUnavailableError as fault:
+                exc = fault  # try the iteration again: it fails the same way, or works now
+            else:
+                return True
+        delay = retry_delay(failures, exc.retry_after if isinstance(exc, ModelError) else None)
+        await self._pause(handler, run_id, delay, str(exc))
+        return False
+
+    async def _pause(self, handler: PromptHandler, run_id: str, seconds: float, reason: str) -> None:
+        """Sleep, but look at the store now and then: the run may be over, or to be cancelled."""
+        log.info("waiting %.1f s: %s", seconds, reason, extra={"run_id": run_id})
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, LOOK_AGAIN_SECONDS))
+            if left > LOOK_AGAIN_SECONDS:
+                with suppress(StoreError):
+                    state = await handler.get_run(run_id)
+                    if state.over or state.cancel_requested:
+                        return
 
 
 def describe(exc: Exception) -> RunError:

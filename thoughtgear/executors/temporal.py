@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from temporalio import exceptions
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from thoughtgear.client import ClientSource, connect, workflow_id_for
 from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError, RunNotFoundError
-from thoughtgear.models import TASK_QUEUE, WORKFLOW, RunInput, sparse
+from thoughtgear.models import TASK_QUEUE, WORKFLOW, RunError, RunInput, sparse
 from thoughtgear.protocols import Reach
 
 if TYPE_CHECKING:
     from thoughtgear.handler import PromptHandler
 
 RPC_SECONDS = 10.0
+
+_ENDED_FROM_OUTSIDE = (exceptions.TerminatedError, exceptions.TimeoutError)
 
 
 class TemporalExecutor:
@@ -75,10 +78,19 @@ class TemporalExecutor:
             )
 
     async def wait(self, run_id: str) -> None:
-        """Return when the run's workflow is over, however it ended, or when there is none."""
+        """Return when the run's workflow is over, however it ended, or when there is none. A run whose
+        workflow was terminated, or timed out, is marked failed: nothing drives it any more."""
         name = await self._address(run_id)
-        with _reached(or_absent=True), suppress(WorkflowFailureError):
-            await (await self.client()).get_workflow_handle(name).result()
+        try:
+            with _reached(or_absent=True):
+                await (await self.client()).get_workflow_handle(name).result()
+        except WorkflowFailureError as exc:
+            if self._handler is not None and isinstance(exc.cause, _ENDED_FROM_OUTSIDE):
+                reason = (
+                    "was terminated" if isinstance(exc.cause, exceptions.TerminatedError) else "timed out"
+                )
+                error = RunError(type="WorkflowEndedError", message=f"Its Temporal workflow {reason}.")
+                await self._handler.close_run(run_id, "failed", error)
 
     async def cancel(self, run_id: str) -> bool:
         """Ask the run's workflow to cancel. Returns False when there is none that goes on: the server takes a
