@@ -122,7 +122,7 @@ class Calls:
             async with self._agent.threads.place(tool.timeout) as place:
                 return await self._effect(row, tool, arguments, place.run)
         except ThreadsBusyError as exc:
-            return _error(row.call, f"The tool was not run: {exc} Try again later.")
+            return _error(row.call, f"The tool was not run. {exc} Try again later.")
 
     async def _effect(
         self, row: CallRecord, tool: Tool, arguments: dict[str, Any], run: Callable[[Any], Awaitable[Any]]

@@ -50,8 +50,8 @@ class ToolThreads:
                 await cap.acquire()
         except TimeoutError:
             raise ThreadsBusyError(
-                f"All {self._most} threads of plain tools were busy for {seconds:g} s; "
-                f"{self.abandoned} of them run calls that were given up."
+                f"No thread came free in {seconds:g} s: all {self._most} are busy, "
+                f"{self.abandoned} of them with calls that were given up."
             ) from None
 
 
