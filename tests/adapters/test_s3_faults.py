@@ -14,14 +14,11 @@ from s3_server import S3Server
 from s3_wire import Wire
 
 from thoughtgear.adapters.s3 import S3Adapter
-from thoughtgear.adapters.s3_head import APART_BYTES
 from thoughtgear.errors import ConfigurationError, ConflictError, StoreUnavailableError
 from thoughtgear.models import RunState
 from thoughtgear.protocols import OrmAdapter
 from thoughtgear.testing import append, new_run
 from thoughtgear.testing.case import assert_absent, assert_standing, texts_of
-
-BIG = "b" * APART_BYTES
 
 
 @pytest.fixture(autouse=True)
