@@ -20,6 +20,7 @@ from thoughtgear.commit import RunWriter
 from thoughtgear.errors import (
     ConfigurationError,
     ExecutorUnavailableError,
+    RunNotFoundError,
     SupersededError,
     WaitTimeoutError,
 )
@@ -352,7 +353,10 @@ class PromptHandler:
         parent = (await self.get_run(run_id)).parent
         if parent is None:
             return
-        earlier = await self.get_run(parent.run_id)
+        try:
+            earlier = await self.get_run(parent.run_id)
+        except RunNotFoundError:
+            return
         if not earlier.over and not earlier.claim.epoch and earlier.handler == self.name:
             await self._schedule(earlier.run_id)
 

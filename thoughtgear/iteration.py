@@ -235,13 +235,20 @@ async def told_end(agent: Agent, state: RunState) -> None:
             log.warning("the live text stays behind: %s", exc, extra={"run_id": state.run_id})
 
 
+NESTING_ROOM = 16
+"""Levels that a stored state adds around the arguments of a call."""
+
+
 def _arguments(call: RequestedCall) -> dict[str, Any] | str:
     """The arguments as a JSON object, or the model's own text where they are none that can be stored."""
+    text = call.arguments or "{}"
     try:
-        parsed = from_json(call.arguments or "{}", allow_inf_nan=False)
+        parsed = from_json(text, allow_inf_nan=False)
+        if len(text) > 100:  # only a long text nests deeper than the stores' parser reads
+            from_json("[" * NESTING_ROOM + text + "]" * NESTING_ROOM)
     except ValueError:
-        return _storable(call.arguments)
-    return parsed if isinstance(parsed, dict) else _storable(call.arguments)
+        return _storable(text)
+    return parsed if isinstance(parsed, dict) else _storable(text)
 
 
 def _storable(text: str) -> str:

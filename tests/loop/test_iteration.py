@@ -279,7 +279,10 @@ async def test_bad_calls_become_results(store: FaultyStore) -> None:
     assert "no such table" in found["1.2"][1]
 
 
-@pytest.mark.parametrize("arguments", ["{", '["a"]', '{"number": NaN}', '{"number": "\\ud800"}', "[" * 9999])
+DEEP = ['{"number":' + "[" * levels + "]" * levels + "}" for levels in (180, 190, 196, 198, 5000)]
+
+
+@pytest.mark.parametrize("arguments", ["{", '["a"]', '{"number": NaN}', '{"number": "\\ud800"}', *DEEP])
 async def test_hostile_replies_wedge_nothing(store: FaultyStore, arguments: str) -> None:
     """Malformed arguments, lone surrogates and endless nesting are stored and answered with an error."""
     reply = ModelReply(text="half a pair: \ud83d", calls=[RequestedCall("double", arguments)])
