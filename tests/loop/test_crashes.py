@@ -41,11 +41,16 @@ def lines(folder: Path, ledger: str) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
-@pytest.fixture(params=["sqlite", "files", pytest.param("postgresql", marks=pytest.mark.long)])
+ON_SERVERS = [pytest.param(name, marks=pytest.mark.long) for name in ("postgresql", "mongodb")]
+
+
+@pytest.fixture(params=["sqlite", "files", *ON_SERVERS])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Each store that outlives a process."""
     if request.param == "postgresql":
         return str(request.getfixturevalue("postgres").url(tmp_path))
+    if request.param == "mongodb":
+        return str(request.getfixturevalue("mongodb").url(tmp_path))
     return {"sqlite": f"sqlite:///{tmp_path}/runs.db", "files": f"files://{tmp_path}/runs"}[request.param]
 
 
