@@ -110,7 +110,7 @@ class RunWriter:
         """Give the claim back, if this attempt has it, so that nobody waits for its deadline."""
         if self._holding:
             with suppress(StoreError, SupersededError):
-                await self.commit(_nothing, release=True)
+                await self.commit(unchanged, release=True)
 
     async def commit(self, change: Change, *, release: bool = False) -> RunState:
         """Commit `change` and return the new state; `release` gives the claim back with it.
@@ -247,7 +247,7 @@ def _owner(attempt: Attempt) -> str:
     return f"{attempt.scope}/{attempt.number}{unique}"
 
 
-def _nothing(state: RunState) -> list[Message]:
+def unchanged(state: RunState) -> list[Message]:
     """The change of a commit that is about the claim alone."""
     return []
 

@@ -13,6 +13,7 @@
     ├── RunCancelledError             the run ended as cancelled
     ├── WaitTimeoutError              also a TimeoutError: the run goes on
     ├── ExecutorUnavailableError      retryable: the run is durable, and nothing was told to drive it
+    ├── RunBusyError                  retryable: another attempt holds the run
     ├── SupersededError               a newer attempt holds the run; the store is untouched
     ├── StoreError
     │   ├── ConflictError             someone else committed first; nothing was written
@@ -95,6 +96,12 @@ class ExecutorUnavailableError(ThoughtgearError):
     def __init__(self, message: str | None = None, *, run_id: str | None = None) -> None:
         super().__init__(message)
         self.run_id = run_id
+
+
+class RunBusyError(ThoughtgearError):
+    """Another attempt is at work on this run."""
+
+    retryable = True
 
 
 class SupersededError(ThoughtgearError):

@@ -16,11 +16,13 @@ from uuid import uuid4
 from thoughtgear import inbox, registry
 from thoughtgear.agent import Agent, Context
 from thoughtgear.callbacks import Callbacks
-from thoughtgear.commit import RunWriter
+from thoughtgear.commit import RunWriter, unchanged
 from thoughtgear.errors import (
     ConfigurationError,
     ExecutorUnavailableError,
+    RunBusyError,
     RunNotFoundError,
+    StoreError,
     SupersededError,
     WaitTimeoutError,
 )
@@ -206,6 +208,7 @@ class PromptHandler:
 
         With an executor that drives by itself (local, Temporal) it is the schedule alone; the local one
         then resolves when the run is over. Also the way to hand a run over to this handler's executor.
+        Raises what `run_iteration` raises, and `RunBusyError` (retryable) for a duplicate.
         """
         state = await self.get_run(run_id)
         if state.over:
@@ -216,14 +219,19 @@ class PromptHandler:
         return await self.wait(run_id) if getattr(self.executor, "waits", False) else state
 
     async def _continue_here(self, state: RunState) -> RunState:
-        """One iteration, then the next schedule. A duplicate that meets another attempt schedules nothing:
-        that attempt's own driver goes on."""
+        """One iteration, then the next schedule. A duplicate that meets another attempt schedules nothing and
+        raises `RunBusyError`."""
         attempt = Attempt(driver=self.executor.name)
         result = await self.run_iteration(state.run_id, state.iteration + 1, attempt)
         step = next_step(result)
+        if result.status == "in_progress":
+            # Its driver goes on, or has died: then the platform delivers this invocation again.
+            raise RunBusyError(
+                f"Another attempt is at work on run {state.run_id} for {result.wait:.0f} s more."
+            )
         if step.kind == "wait":
             await asyncio.sleep(min(step.seconds, LONGEST_PAUSE))
-        if step.kind != "stop" and result.status != "in_progress":
+        if step.kind != "stop":
             await self._schedule(state.run_id)
         return await self.get_run(state.run_id)
 
@@ -239,6 +247,16 @@ class PromptHandler:
         if result.status == "waiting":
             await self._wake_parent(run_id)
         return result
+
+    async def release(self, run_id: str, scope: str) -> None:
+        """Give back the claim that a driver's scope holds, if it does: for a driver that stops between its
+        attempts. Nothing else changes."""
+        with suppress(StoreError, RunNotFoundError, SupersededError):
+            state = await self.get_run(run_id)
+            if state.claim.owner.rpartition("/")[0] == scope:
+                attempt = Attempt(driver=state.claim.driver, scope=scope)
+                writer = RunWriter(self.store, state, attempt, self._agent.transcripts.appended)
+                await writer.commit(unchanged, release=True)
 
     async def close_run(
         self, run_id: str, status: Literal["failed", "cancelled"], error: RunError | None = None

@@ -92,6 +92,8 @@ class _Iteration:
             raise
         except ModelUnavailableError:
             await self._writer.begin()
+            if not self._attempt.serialised and not self._attempt.keep_claim:
+                await self._writer.let_go()
             raise
         state = self._writer.state
         result = standing(state, tools=tools)

@@ -17,9 +17,11 @@ from thoughtgear.errors import (
     ModelRejectedError,
     ModelUnavailableError,
     RequestConflictError,
+    RunBusyError,
     RunNotFoundError,
     SessionBusyError,
     StateRegressionError,
+    StoreError,
     StoreUnavailableError,
     SupersededError,
     WaitTimeoutError,
@@ -539,8 +541,66 @@ async def test_invoking_executor_schedules_nothing_for_a_duplicate(store: Faulty
     await asyncio.wait({duplicate}, timeout=0.05)
     release.set()
     assert (await first).status == "done"
-    duplicate.cancel()
+    with pytest.raises(RunBusyError):
+        await duplicate
     assert (executor.scheduled, len(model.requests)) == (1, 2)
+
+
+async def test_redelivered_invocation_goes_on_after_a_model_fault(store: FaultyStore) -> None:
+    """An invocation that fails gives its claim back: the platform's next try buys the reply and schedules."""
+    answers = [_overloaded, _overloaded]
+
+    def flaky(request: ModelRequest) -> Any:
+        return answers.pop()(request) if answers else call("double", number=1)
+
+    executor = Idle()
+    handler = PromptHandler(model=Model(flaky), orm=store, tools=[double], executor=executor)
+    run = await handler.create_run("go")
+    for _ in range(2):
+        with pytest.raises(ModelUnavailableError):
+            await handler.continue_run(run.run_id)
+    assert (await handler.continue_run(run.run_id)).iteration == 1
+    assert executor.scheduled == 1
+
+
+async def test_a_store_that_refuses_the_end_is_told(store: FaultyStore) -> None:
+    """Where not even the failure of a local run can be stored, who waits gets the error instead of a hang."""
+
+    async def refuse(state: Any) -> None:
+        if state.version > 1:
+            store.fired += 1
+            raise StoreError("The database refused a row that breaks its rules.")
+
+    store.before_save = refuse
+    handler = PromptHandler(model="scripted:echo", orm=store)
+    with pytest.raises(StoreError):
+        async with asyncio.timeout(20):
+            await handler.handle_prompt("go")
+    assert store.fired >= 2
+
+
+async def test_a_run_that_is_deleted_in_a_pause_ends_its_loop(store: FaultyStore) -> None:
+    """A local run that is deleted while it waits for its provider ends quietly; who waits is told."""
+    model = Model(_overloaded)
+    handler = PromptHandler(model=model, orm=store)
+    run = await handler.handle_prompt("go", wait=False)
+    while (await handler.get_run(run.run_id)).started_at is None:
+        await asyncio.sleep(0.01)
+    await store.delete_run(run.run_id)
+    with pytest.raises(RunNotFoundError):
+        async with asyncio.timeout(20):
+            await handler.wait(run.run_id)
+
+
+async def test_closing_during_a_backoff_gives_the_claim_back(store: FaultyStore) -> None:
+    """A local loop that is stopped between two attempts leaves no claim behind."""
+    handler = PromptHandler(model=Model(_overloaded), orm=store)
+    run = await handler.handle_prompt("go", wait=False)
+    while not (await handler.get_run(run.run_id)).claim.live():
+        await asyncio.sleep(0.01)
+    assert isinstance(handler.executor, LocalExecutor)
+    await handler.executor.aclose()
+    assert not (await handler.get_run(run.run_id)).claim.live()
 
 
 async def test_a_prompt_that_was_never_scheduled_blocks_no_session(store: FaultyStore) -> None:

@@ -49,6 +49,7 @@ class LocalExecutor:
         self._claim_seconds = claim_seconds
         self._handler: PromptHandler | None = None
         self._loops: dict[str, asyncio.Task[None]] = {}
+        self._stopped: dict[str, Exception] = {}
         self._closed = False
 
     def bind(self, handler: PromptHandler) -> None:
@@ -62,15 +63,18 @@ class LocalExecutor:
         self._check_open()
         task = self._loops.get(run_id)
         if task is None or task.done():
+            self._stopped.pop(run_id, None)
             self._loops[run_id] = task = asyncio.create_task(self._drive(run_id), name=f"run {run_id}")
             task.add_done_callback(partial(self._forget, run_id))
 
     async def wait(self, run_id: str) -> None:
-        """Return when this process no longer drives the run. Raises `ExecutorUnavailableError` once
-        closed."""
+        """Return when this process no longer drives the run. Raises what stopped its loop before the run was
+        over, and `ExecutorUnavailableError` once closed."""
         task = self._loops.get(run_id)
         if task is not None:
             await asyncio.wait((task,))
+        if run_id in self._stopped:
+            raise self._stopped.pop(run_id)
         self._check_open()
 
     async def cancel(self, run_id: str) -> bool:
@@ -96,20 +100,34 @@ class LocalExecutor:
             )
 
     async def _drive(self, run_id: str) -> None:
+        """Drive one run to its end. What can't be helped is kept for whoever waits."""
         if self._handler is None:
             raise ConfigurationError("Give this executor to a PromptHandler first.")
-        scope, iteration, failures = f"local-{uuid4().hex}", 1, 0
+        scope = f"local-{uuid4().hex}"
+        try:
+            await self._loop(self._handler, run_id, scope)
+        except asyncio.CancelledError:
+            await self._handler.release(run_id, scope)
+            raise
+        except RunNotFoundError:
+            log.info("the run was deleted", extra={"run_id": run_id})
+        except Exception as exc:
+            log.error("the run stops here: %s", describe(exc).message, extra={"run_id": run_id})
+            self._stopped[run_id] = exc
+
+    async def _loop(self, handler: PromptHandler, run_id: str, scope: str) -> None:
+        iteration, failures = 1, 0
         while True:
             try:
-                result = await self._handler.run_iteration(run_id, iteration, self._attempt(scope, failures))
+                result = await handler.run_iteration(run_id, iteration, self._attempt(scope, failures))
             except RunNotFoundError:
-                return  # it was deleted
+                raise
             except SupersededError as exc:
-                scope, failures = f"local-{uuid4().hex}", 0
-                await self._pause(self._handler, run_id, LOOK_AGAIN_SECONDS, str(exc))
+                failures = 0
+                await self._pause(handler, run_id, LOOK_AGAIN_SECONDS, str(exc))
             except Exception as exc:
                 failures += 1
-                if await self._ended_by(self._handler, run_id, exc, failures):
+                if await self._ended_by(handler, run_id, exc, failures):
                     return
             else:
                 step, failures = next_step(result), 0
@@ -117,7 +135,8 @@ class LocalExecutor:
                     return
                 iteration = step.iteration
                 if step.kind == "wait":
-                    await self._pause(self._handler, run_id, step.seconds, result.reason)
+                    held = result.status == "in_progress"
+                    await self._pause(handler, run_id, step.seconds, result.reason, held=held)
 
     def _attempt(self, scope: str, failures: int) -> Attempt:
         """The claim is kept from iteration to iteration: one loop drives the run."""
@@ -140,8 +159,11 @@ class LocalExecutor:
         await self._pause(handler, run_id, delay, str(exc))
         return False
 
-    async def _pause(self, handler: PromptHandler, run_id: str, seconds: float, reason: str) -> None:
-        """Sleep, but look at the store now and then: the run may be over, or to be cancelled."""
+    async def _pause(
+        self, handler: PromptHandler, run_id: str, seconds: float, reason: str, *, held: bool = False
+    ) -> None:
+        """Sleep, but look at the store now and then: the run may be over or to be cancelled, or a claim that
+        `held` it may be given back."""
         log.info("waiting %.1f s: %s", seconds, reason, extra={"run_id": run_id})
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
@@ -149,7 +171,7 @@ class LocalExecutor:
             if left > LOOK_AGAIN_SECONDS:
                 with suppress(StoreError):
                     state = await handler.get_run(run_id)
-                    if state.over or state.cancel_requested:
+                    if state.over or state.cancel_requested or (held and not state.claim.live()):
                         return
 
 
