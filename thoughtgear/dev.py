@@ -15,9 +15,9 @@ from thoughtgear import config, registry
 from thoughtgear.desk import load_handlers
 from thoughtgear.devserver import DevServer
 from thoughtgear.place import Place
+from thoughtgear.ui import UI_PORTS_ABOVE
 from thoughtgear.worker_process import WorkerProcess
 
-UI_PORTS_ABOVE = 1000
 GRACE_SECONDS = 5.0
 """How long a restart lets running tools finish."""
 

@@ -183,7 +183,7 @@ class DevServer:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _ready(self) -> bool:
-        if not _listens(self.port) or (self.ui and not _listens(self.ui_port)):
+        if not listens(self.port) or (self.ui and not listens(self.ui_port)):
             return False
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -308,7 +308,8 @@ def _require_free(port: int) -> None:
         ) from exc
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether something listens on this port of this machine."""
     try:
         socket.create_connection((HOST, port), timeout=1).close()
     except OSError:

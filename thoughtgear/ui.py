@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 from urllib.parse import quote
 
 from temporalio.client import Client
+
+from thoughtgear.devserver import listens
 
 UI_PORTS_ABOVE = 1000
 """A development server serves its interface this many ports above its own."""
@@ -32,14 +33,6 @@ def find_ui(client: Client) -> str | None:
     host, _, port = client.service_client.config.target_host.rpartition(":")
     if host.endswith((".tmprl.cloud", ".temporal.io")):
         return CLOUD
-    if host in ("localhost", "127.0.0.1") and port.isdigit() and _listens(int(port) + UI_PORTS_ABOVE):
+    if host in ("localhost", "127.0.0.1") and port.isdigit() and listens(int(port) + UI_PORTS_ABOVE):
         return f"http://{host}:{int(port) + UI_PORTS_ABOVE}"
     return None
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=0.2).close()
-    except OSError:
-        return False
-    return True
