@@ -216,15 +216,19 @@ def run(
     """
     if (prompt is None) == (go_on is None):
         raise typer.BadParameter("give a prompt, or a run with --continue", param_hint="PROMPT")
+    of_a_prompt = {"--file": file, "--session": session, "--user": user, "--request": request}
+    stray = [name for name, value in of_a_prompt.items() if value]
+    if go_on is not None and stray:
+        raise typer.BadParameter(f"a run that goes on takes no {', '.join(stray)}", param_hint="--continue")
     from thoughtgear import commands
 
     place = Place(target, handler, db, executor, address, namespace, task_queue)
     output = _output(as_json, quiet)
     if go_on is not None:
-        _call(commands.resume(place, go_on, output), debug)
+        _call(commands.resume(place, go_on, output, detach=detach), debug, place)
     text = sys.stdin.read() if prompt == "-" else prompt or ""
     new = NewPrompt(text, file or (), session, user, request)
-    _call(commands.run(place, new, output, detach=detach), debug)
+    _call(commands.run(place, new, output, detach=detach), debug, place)
 
 
 @app.command()
@@ -261,7 +265,8 @@ def show(
     """Show the transcript of a run."""
     from thoughtgear import listing
 
-    _call(listing.show(Place(target=target, db=db), run_id, _output(as_json)), debug)
+    place = Place(target=target, db=db)
+    _call(listing.show(place, run_id, _output(as_json)), debug, place)
 
 
 @app.command()
@@ -281,7 +286,7 @@ def wait(
     from thoughtgear import commands
 
     place = Place(target=target, db=db, address=address, namespace=namespace, task_queue=task_queue)
-    _call(commands.wait(place, run_id, _output(as_json, quiet), timeout), debug)
+    _call(commands.wait(place, run_id, _output(as_json, quiet), timeout), debug, place)
 
 
 @app.command()
@@ -291,14 +296,15 @@ def cancel(
     db: Db = None,
     address: Address = None,
     namespace: Namespace = None,
+    task_queue: Queue = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Cancel a run; its transcript stays."""
+    """Cancel a run; its transcript stays. Exit code 1: it is not over yet."""
     from thoughtgear import commands
 
-    place = Place(target=target, db=db, address=address, namespace=namespace)
-    _call(commands.cancel(place, run_id, _output(as_json)), debug)
+    place = Place(target=target, db=db, address=address, namespace=namespace, task_queue=task_queue)
+    _call(commands.cancel(place, run_id, _output(as_json)), debug, place)
 
 
 def main() -> None:
@@ -314,7 +320,9 @@ def _output(as_json: bool = False, quiet: bool = False) -> Output:
     return Output(Console(highlight=False), Console(stderr=True, highlight=False), as_json, quiet)
 
 
-def _call(work: Coroutine[Any, Any, int], debug: bool, *, for_people: bool = True) -> None:
+def _call(
+    work: Coroutine[Any, Any, int], debug: bool, place: Place | None = None, *, for_people: bool = True
+) -> None:
     """Run a command to its exit code; what went wrong becomes a line on stderr. A worker, which is not for
     people, sets its own logs and wants a fast loop."""
     if for_people:
@@ -329,7 +337,7 @@ def _call(work: Coroutine[Any, Any, int], debug: bool, *, for_people: bool = Tru
         code = 0
     except Exception as exc:
         code = 1
-        explained = _explain(exc)
+        explained = _explain(exc, place or Place())
         if debug or explained is None:
             traceback.print_exc()
         if explained is not None:
@@ -337,10 +345,10 @@ def _call(work: Coroutine[Any, Any, int], debug: bool, *, for_people: bool = Tru
     raise typer.Exit(code)
 
 
-def _explain(exc: Exception) -> str | None:
+def _explain(exc: Exception, place: Place) -> str | None:
     """Return what went wrong and what to do; None for what nobody foresaw."""
     if isinstance(exc, RunNotFoundError):
-        return f"{exc} See which there are: thoughtgear runs"
+        return f"{exc} See which there are: {place.stored.again('runs')}"
     if isinstance(exc, ThoughtgearError | OSError):
         return str(exc)
     rpc = sys.modules.get("temporalio.service")  # its import takes a second, and most commands do without

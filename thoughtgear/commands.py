@@ -7,8 +7,7 @@ import time
 
 from thoughtgear.desk import Desk, open_desk
 from thoughtgear.errors import ConfigurationError, WaitTimeoutError
-from thoughtgear.follow import Follower
-from thoughtgear.handler import PromptHandler
+from thoughtgear.follow import IDLE_SECONDS, Follower
 from thoughtgear.models import RunState
 from thoughtgear.place import NewPrompt, Output, Place
 from thoughtgear.render import RunView, print_json, run_record, summary_line
@@ -20,10 +19,8 @@ CANCEL_SECONDS = 40.0
 async def run(place: Place, prompt: NewPrompt, output: Output, *, detach: bool = False) -> int:
     """Send a prompt and follow its run to the end. Returns the exit code."""
     async with open_desk(place) as desk:
-        if detach and desk.client is None:
-            raise ConfigurationError(
-                "--detach needs a worker elsewhere; this handler runs in this process (see --executor)."
-            )
+        if detach:
+            _require_worker(desk)
         state = await desk.handler.handle_prompt(
             prompt.text,
             files=prompt.files,
@@ -36,15 +33,20 @@ async def run(place: Place, prompt: NewPrompt, output: Output, *, detach: bool =
         if detach:
             _tell_detached(desk, state, output)
             return 0
-        return await _follow(desk, state, output, after=0)
+        return await _follow(desk, state, output, after=state.message_count - 1 if state.over else 0)
 
 
-async def resume(place: Place, run_id: str, output: Output) -> int:
+async def resume(place: Place, run_id: str, output: Output, *, detach: bool = False) -> int:
     """Go on with a run that nothing drives, or hand it to another executor, and follow it."""
     async with open_desk(place, run_id) as desk:
         state = await desk.handler.get_run(run_id)
         if not state.over:
+            if detach:
+                _require_worker(desk)
             await desk.handler.executor.schedule_next_iteration(run_id)
+            if detach:
+                _tell_detached(desk, state, output)
+                return 0
         desk.resumed = state.version
         return await _follow(desk, state, output, after=state.message_count - 1)
 
@@ -57,12 +59,12 @@ async def wait(place: Place, run_id: str, output: Output, timeout: float | None 
 
 
 async def cancel(place: Place, run_id: str, output: Output) -> int:
-    """Cancel a run, and see whether it ends."""
+    """Cancel a run, and see whether it ends. Returns 1 where it has not."""
     async with open_desk(place, run_id) as desk:
         state = await desk.handler.get_run(run_id)
         already = state.over
         if not already:
-            state = await _cancel(desk.handler, run_id)
+            state = await _cancel(desk, run_id, output)
     if output.as_json:
         print_json(run_record(state))
     elif already:
@@ -70,13 +72,20 @@ async def cancel(place: Place, run_id: str, output: Output) -> int:
     elif not state.over:
         output.err.print(
             f"The cancel is on its way; run {run_id} is {state.status} still. "
-            f"See its end with: thoughtgear wait {run_id}",
+            f"See its end with: {desk.again(f'wait {run_id}')}",
             soft_wrap=True,
             highlight=False,
         )
     else:
         output.err.print(summary_line(state), soft_wrap=True)
-    return 0
+    return 0 if state.over else 1
+
+
+def _require_worker(desk: Desk) -> None:
+    if desk.client is None:
+        raise ConfigurationError(
+            "--detach needs a worker elsewhere; this handler runs in this process (see --executor)."
+        )
 
 
 async def _follow(
@@ -96,14 +105,11 @@ async def _follow(
         view.text(state.output or "")
         view.end_line()
 
-    async def on_idle(idle: RunState) -> None:
-        reason = await desk.why_idle(idle)
-        if reason:
-            output.err.print(reason, soft_wrap=True, highlight=False)
-
     try:
         async with asyncio.timeout(timeout):
-            state = await Follower(desk.handler.store, state.run_id, view, after).until_over(on_idle)
+            state = await Follower(desk.handler.store, state.run_id, view, after).until_over(
+                lambda idle: _tell_idle(desk, idle, output)
+            )
     except TimeoutError:
         view.end_line()
         raise WaitTimeoutError(f"Run {state.run_id} is not over after {timeout:g} s; it goes on.") from None
@@ -113,6 +119,12 @@ async def _follow(
         raise
     _tell_end(state, output, link)
     return 0 if state.status == "done" else 1
+
+
+async def _tell_idle(desk: Desk, state: RunState, output: Output) -> None:
+    reason = await desk.why_idle(state)
+    if reason:
+        output.err.print(reason, soft_wrap=True, highlight=False)
 
 
 class _Silent(RunView):
@@ -157,16 +169,20 @@ def _tell_detached(desk: Desk, state: RunState, output: Output) -> None:
     )
 
 
-async def _cancel(handler: PromptHandler, run_id: str) -> RunState:
-    """Cancel, and return the state once the run is over, or as it is after 40 s.
+async def _cancel(desk: Desk, run_id: str, output: Output) -> RunState:
+    """Cancel, and return the state once the run is over, or as it is after 40 s. Says after 2 s why
+    nothing happens.
 
     Whoever works on the run sees the cancel by itself. A process that died does not: once its claim has
     run out, the cancel is asked for again, and then holds at once.
     """
-    deadline = time.monotonic() + CANCEL_SECONDS
-    held = True
+    handler, begin = desk.handler, time.monotonic()
+    held = silent = True
     state = await handler.cancel(run_id)
-    while not state.over and time.monotonic() < deadline:
+    while not state.over and (passed := time.monotonic() - begin) < CANCEL_SECONDS:
+        if silent and passed > IDLE_SECONDS:
+            silent = False
+            await _tell_idle(desk, state, output)
         if held and not state.claim.live() and state.driver.executor == "local":
             held = False
             await handler.cancel(run_id)

@@ -13,7 +13,7 @@ from thoughtgear import config
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.executors.local import LocalExecutor
 from thoughtgear.handler import PromptHandler
-from thoughtgear.models import RunState
+from thoughtgear.models import TASK_QUEUE, RunState
 from thoughtgear.place import Place, open_named_store
 
 if TYPE_CHECKING:
@@ -57,17 +57,18 @@ class Desk:
 
     def again(self, command: str) -> str:
         """The line to type in order to come back to this place."""
-        place = self.place
-        db = None if place.db and "@" in place.db else place.db  # a password stays out of the terminal
-        given = {
-            "-t": place.target,
-            "--db": db,
-            "--address": place.address,
-            "--namespace": place.namespace,
-            "--task-queue": place.task_queue,
-        }
-        options = [word for name, value in given.items() if value for word in (name, value)]
-        return f"thoughtgear {command} {shlex.join(options)}".strip()
+        return self.place.again(command)
+
+    def _worker(self, client: Client) -> str:
+        """The line that starts a worker for this place; what is the default goes without saying."""
+        address, queue = client.service_client.config.target_host, self.task_queue
+        place = Place(
+            db=self.place.db,
+            address=None if address == config.DEFAULT_ADDRESS else address,
+            namespace=None if client.namespace == "default" else client.namespace,
+            task_queue=None if queue == TASK_QUEUE else queue,
+        )
+        return place.again(f"worker {shlex.quote(self.place.target or 'TARGET')}")
 
     async def why_idle(self, state: RunState) -> str | None:
         """Why nothing happens, as far as that can be known."""
@@ -76,9 +77,8 @@ class Desk:
 
             if await pollers(self.client, self.task_queue):
                 return None
-            target = self.place.target or "TARGET"
             return (
-                f"No worker polls the task queue {self.task_queue!r}; start one: thoughtgear worker {target}"
+                f"No worker polls the task queue {self.task_queue!r}; start one: {self._worker(self.client)}"
             )
         if state.version == self.resumed and state.claim.live():
             left = state.claim.deadline - time.time()
@@ -107,10 +107,14 @@ async def open_desk(place: Place, run_id: str | None = None) -> AsyncIterator[De
 
 
 async def _executor_of(place: Place, handler: PromptHandler, run_id: str | None) -> str:
-    """What drives: as asked, else the handler's own unless Temporal drives the run already."""
+    """What drives: as asked, else the handler's own unless Temporal drives the run already. A run that is
+    over needs no server."""
+    state = None if run_id is None else await handler.get_run(run_id)
+    if state is not None and state.over:
+        return "local"
     if place.executor or place.address:
         return place.executor or "temporal"
-    if run_id is not None and (await handler.get_run(run_id)).driver.executor == "temporal":
+    if state is not None and state.driver.executor == "temporal":
         return "temporal"
     return handler.executor.name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from thoughtgear.errors import ConfigurationError
+from thoughtgear.ids import check_run_id
 from thoughtgear.place import Output, Place, open_named_store
 from thoughtgear.protocols import OrmAdapter, RunFilter
 from thoughtgear.render import print_json, run_record, runs_table, show_run
@@ -22,7 +23,9 @@ async def list_runs(place: Place, where: RunFilter, output: Output, *, limit: in
     else:
         output.out.print(runs_table(page.runs, output.out.width))
         if page.after:
-            output.err.print(f"More: thoughtgear runs --after {page.after}", soft_wrap=True, highlight=False)
+            output.err.print(
+                f"More: {_more(place, where, limit, page.after)}", soft_wrap=True, highlight=False
+            )
     return 0
 
 
@@ -30,7 +33,7 @@ async def show(place: Place, run_id: str | None, output: Output) -> int:
     """Show a transcript; without an id that of the newest run."""
     store = _open_store(place)
     try:
-        run_id = run_id or await _newest(store)
+        run_id = check_run_id(run_id) if run_id is not None else await _newest(store, place)
         state = await store.load_run(run_id)
         messages = await store.get_history(run_id)
     finally:
@@ -53,8 +56,22 @@ def _open_store(place: Place) -> OrmAdapter:
     return open_named_store(place)
 
 
-async def _newest(store: OrmAdapter) -> str:
+def _more(place: Place, where: RunFilter, limit: int, after: str) -> str:
+    """The line that shows the next page."""
+    return place.again(
+        "runs",
+        status=where.status,
+        handler=where.handler,
+        session=where.session_id,
+        user=where.user_id,
+        limit=limit,
+        after=after,
+    )
+
+
+async def _newest(store: OrmAdapter, place: Place) -> str:
     page = await store.list_runs(limit=1)
     if not page.runs:
-        raise ConfigurationError("The store has no runs yet; make one with: thoughtgear run -t TARGET PROMPT")
+        line = Place(target=place.target or "TARGET", db=place.db).again("run PROMPT")
+        raise ConfigurationError(f"The store has no runs yet; make one with: {line}")
     return page.runs[0].run_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,24 @@ class Place:
     address: str | None = None
     namespace: str | None = None
     task_queue: str | None = None
+
+    def again(self, command: str, **options: str | int | None) -> str:
+        """The line to type for `command` at this place; `options` are more of its options, by name."""
+        db = None if self.db and "@" in self.db else self.db  # a password stays out of the terminal
+        given = {f"--{name}": value for name, value in options.items()} | {
+            "-t": self.target,
+            "--db": db,
+            "--address": self.address,
+            "--namespace": self.namespace,
+            "--task-queue": self.task_queue,
+        }
+        words = [str(word) for name, value in given.items() if value for word in (name, value)]
+        return f"thoughtgear {command} {shlex.join(words)}".strip()
+
+    @property
+    def stored(self) -> Place:
+        """The place as far as the store goes: what `runs` and `show` take."""
+        return Place(target=self.target, db=self.db)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,9 @@ async def type_in(*words: str) -> Result:
         (("runs",), "There is no thoughtgear.db in this folder; name a store with --db URL"),
         (("show", "r1", "--db", "sqlite:///a.db"), "There is no run r1 in this store. See which there are:"),
         (("wait", "r1", "--db", "sqlite:///a.db"), "There is no run r1 in this store."),
+        (("show", "../r1", "--db", "sqlite:///a.db"), "A run id is 1 to 128 letters"),
+        (("show", "r1", "--db", "sqlite:///a b.db"), "thoughtgear runs --db 'sqlite:///a b.db'"),
+        (("show", "--db", "sqlite:///a.db"), "thoughtgear run PROMPT -t TARGET --db sqlite:///a.db"),
         (("cancel", "../r1", "--db", "sqlite:///a.db"), "A run id is 1 to 128 letters"),
         (("runs", "--db", "sqlite:///no/folder/a.db"), "is not there: create it."),
         (("runs", "--db", "pigeon://loft"), "'pigeon' is no store; known:"),
@@ -60,7 +63,19 @@ async def test_an_address_without_a_server_is_one_line():
     assert ended.stderr.startswith("Error: No Temporal server answers at 127.0.0.1:1; start one with")
 
 
-@pytest.mark.parametrize("words", [("run",), ("run", "Hello", "--continue", "r1"), ("fly",), ("wait",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run",),
+        ("run", "Hello", "--continue", "r1"),
+        ("run", "--continue", "r1", "--file", "a.txt"),
+        ("run", "--continue", "r1", "--session", "s1"),
+        ("run", "--continue", "r1", "--user", "u1"),
+        ("run", "--continue", "r1", "--request", "q1"),
+        ("fly",),
+        ("wait",),
+    ],
+)
 async def test_wrong_usage_is_exit_code_2(words: tuple[str, ...]):
     """A command line that can't be understood exits with 2 and points to the help."""
     ended = await type_in(*words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 from conftest import Terminal
 
@@ -90,6 +91,27 @@ async def test_cancel_ends_a_run_that_nobody_drives(terminal: Terminal):
     waited = await terminal.type("wait", run_id, "--db", "sqlite:///runs.db")
     assert (cancelled.code, json.loads(cancelled.out)["status"]) == (0, "cancelled")
     assert waited.code == 1
+
+
+async def test_a_request_that_was_answered_is_answered_once_more(terminal: Terminal):
+    """`run --request` of a run that is over prints its answer once and calls nothing again."""
+    words = ("run", "-t", "agent:handler", "--request", "q1", "Say hello")
+    first, second = await terminal.type(*words), await terminal.type(*words)
+    assert (first.code, second.code) == (0, 0)
+    assert first.out == second.out == "The word is HELLO.\n"
+    assert "shout" not in second.err
+
+
+async def test_more_runs_are_shown_by_the_line_that_says_so(terminal: Terminal):
+    """Where `runs` has more, its line with store, filters and limit shows the next page."""
+    made = [await stored_run(terminal) for _ in range(3)]
+    listed = await terminal.type(
+        "runs", "--status", "pending", "--handler", "default", "-n", "2", "--db", "sqlite:///runs.db"
+    )
+    words = shlex.split(listed.err.partition("More: thoughtgear ")[2])
+    following = json.loads((await terminal.type(*words, "--json")).out)
+    assert [run["run_id"] for run in following["runs"]] == made[:1]
+    assert {"--status", "--handler", "--limit"} <= set(words)
 
 
 async def stored_run(terminal: Terminal) -> str:

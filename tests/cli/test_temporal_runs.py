@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import pytest
 from conftest import Terminal
+from rich.console import Console
 
+from thoughtgear import commands
 from thoughtgear.devserver import DevServer
+from thoughtgear.place import Output, Place
 from thoughtgear.worker_process import WorkerProcess
 
 StartWorker = Callable[[str], WorkerProcess]
@@ -56,6 +60,40 @@ async def test_run_says_that_no_worker_polls(terminal: Terminal, server: DevServ
     await running.until_says("thoughtgear worker agent:handler")
     running.interrupt()
     assert (await running.ended()).code == 130
+
+
+async def test_cancel_says_that_no_worker_polls(
+    terminal: Terminal, server: DevServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Where nobody polls the queue, `cancel` says so with the line that starts a worker, and exits with 1."""
+    place = ("-t", "agent:handler", "--address", server.address, "--task-queue", "a queue")
+    run_id = (await terminal.type("run", *place, "--detach", "Hello")).out.strip()
+    again = await terminal.type("run", "--continue", run_id, *place, "--detach")
+    monkeypatch.setattr(commands, "CANCEL_SECONDS", 2.5)
+    there = Place(db=f"sqlite:///{terminal.folder / 'runs.db'}", address=server.address, task_queue="a queue")
+    output = Output(Console(highlight=False), Console(stderr=True, highlight=False))
+    code = await commands.cancel(there, run_id, output)
+    said = capsys.readouterr().err
+    assert (again.code, again.out.strip()) == (0, run_id)
+    assert code == 1
+    assert "No worker polls the task queue 'a queue'; start one: thoughtgear worker TARGET" in said
+    assert f"--address {server.address} --task-queue 'a queue'" in said
+    assert f"See its end with: thoughtgear wait {run_id} --db sqlite:///" in said
+
+
+async def test_a_run_that_is_over_needs_no_server(
+    terminal: Terminal, server: DevServer, start_worker: StartWorker
+):
+    """`wait` and `cancel` of a run that Temporal drove to its end answer while no server is there."""
+    start_worker("agent:handler")
+    made = await terminal.type("run", "-t", "agent:handler", "--address", server.address, "--json", "Hello")
+    run_id = json.loads(made.out)["run_id"]
+    await server.stop()
+    place = ("--db", "sqlite:///runs.db", "--address", server.address)
+    waited = await terminal.type("wait", run_id, *place)
+    cancelled = await terminal.type("cancel", run_id, *place)
+    assert (waited.code, waited.out) == (0, "The word is HELLO.\n")
+    assert (cancelled.code, cancelled.err) == (0, f"Run {run_id} is done already.\n")
 
 
 async def test_a_worker_says_what_it_serves_and_stops_on_sigterm(terminal: Terminal, server: DevServer):
