@@ -21,7 +21,9 @@ def restored():
 
 
 def lines(capsys):
-    return capsys.readouterr().err.splitlines()
+    found = capsys.readouterr().err.splitlines()
+    assert len(found) < 10, found[:3] + found[-3:]
+    return found
 
 
 def test_json_line(capsys):
