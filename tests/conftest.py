@@ -14,7 +14,6 @@ from mongodb_server import MongoServer
 from postgres_server import PostgresServer
 from s3_server import S3Server
 
-
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so, and every process of a test would inherit it: Ctrl-C is tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
