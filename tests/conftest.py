@@ -21,12 +21,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True)
 def loggers_as_they_were() -> Iterator[None]:
-    """Take away what a command of this test added to the root logger."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    """Take away what commands add to the loggers: their streams are closed when the test is over."""
+    loggers = (logging.getLogger(), logging.getLogger("thoughtgear"))
+    for logger in loggers:
+        logger.handlers[:] = [handler for handler in logger.handlers if not _closed(handler)]
+    before = [(logger, list(logger.handlers), logger.level) for logger in loggers]
     yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    for logger, handlers, level in before:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+
+
+def _closed(handler: logging.Handler) -> bool:
+    return bool(getattr(getattr(handler, "stream", None), "closed", False))
 
 
 @pytest.fixture(scope="session")

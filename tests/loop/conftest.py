@@ -10,7 +10,8 @@ from faulty_store import FaultyStore
 
 from thoughtgear.registry import open_store
 
-STORES = ("memory", "sqlite", "postgresql", "mongodb", "files")
+# The wire server of MongoDB's protocol is slow: its turn is among the long tests.
+STORES = ("memory", "sqlite", "postgresql", pytest.param("mongodb", marks=pytest.mark.long), "files")
 
 
 @pytest.fixture(params=STORES)
