@@ -1,0 +1,157 @@
+"""The commands about runs: `run`, `runs`, `show`, `wait`, `cancel`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thoughtgear.cli.app import app
+from thoughtgear.cli.call import call, output_of
+from thoughtgear.cli.options import (
+    Address,
+    Db,
+    Debug,
+    Drives,
+    Handler,
+    Json,
+    Namespace,
+    Queue,
+    Quiet,
+    RunArgument,
+    RunStatus,
+    Target,
+)
+from thoughtgear.place import NewPrompt, Place
+from thoughtgear.protocols import RunFilter
+
+
+@app.command()
+def run(
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help='What to do; "-" reads stdin.')
+    ] = None,
+    target: Target = None,
+    handler: Handler = None,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option("--file", "-f", metavar="PATH", help="A file that goes with the prompt."),
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option(metavar="ID", help="The conversation that this continues.")
+    ] = None,
+    user: Annotated[str | None, typer.Option(metavar="ID", help="Whose run it is.")] = None,
+    request: Annotated[
+        str | None, typer.Option(metavar="ID", help="The same id again is the same run.")
+    ] = None,
+    go_on: Annotated[
+        str | None,
+        typer.Option("--continue", metavar="RUN", help="Go on with this run instead of a new prompt."),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the run's id and leave.")] = False,
+    executor: Drives = None,
+    address: Address = None,
+    namespace: Namespace = None,
+    task_queue: Queue = None,
+    db: Db = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Send a prompt and watch its run. The answer goes to stdout, all else to stderr.
+
+    Ctrl-C leaves the run without ending it. Exit code 0: done, 1: failed or cancelled.
+    """
+    if (prompt is None) == (go_on is None):
+        raise typer.BadParameter("give a prompt, or a run with --continue", param_hint="PROMPT")
+    of_a_prompt = {"--file": file, "--session": session, "--user": user, "--request": request}
+    stray = [name for name, value in of_a_prompt.items() if value]
+    if go_on is not None and stray:
+        raise typer.BadParameter(f"a run that goes on takes no {', '.join(stray)}", param_hint="--continue")
+    from thoughtgear import commands
+
+    place = Place(target, handler, db, executor, address, namespace, task_queue)
+    output = output_of(as_json, quiet)
+    if go_on is not None:
+        call(commands.resume(place, go_on, output, detach=detach), debug, place)
+    text = sys.stdin.read() if prompt == "-" else prompt or ""
+    new = NewPrompt(text, file or (), session, user, request)
+    call(commands.run(place, new, output, detach=detach), debug, place)
+
+
+@app.command()
+def runs(
+    status: Annotated[RunStatus | None, typer.Option(help="Only these.")] = None,
+    handler: Annotated[str | None, typer.Option(metavar="NAME", help="Only this handler's.")] = None,
+    session: Annotated[str | None, typer.Option(metavar="ID", help="Only this session's.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="ID", help="Only this user's.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many.")] = 20,
+    after: Annotated[str | None, typer.Option(metavar="CURSOR", help="Go on from here.")] = None,
+    target: Target = None,
+    db: Db = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the runs of a store, newest first."""
+    from thoughtgear.listing import list_runs
+
+    where = RunFilter(status.value if status else None, handler, session, user)
+    place = Place(target=target, db=db)
+    call(list_runs(place, where, output_of(as_json), limit=limit, after=after), debug)
+
+
+@app.command()
+def show(
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="The run's id (default: the newest run).")
+    ] = None,
+    target: Target = None,
+    db: Db = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show the transcript of a run."""
+    from thoughtgear import listing
+
+    place = Place(target=target, db=db)
+    call(listing.show(place, run_id, output_of(as_json)), debug, place)
+
+
+@app.command()
+def wait(
+    run_id: RunArgument,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="Give up after.")] = None,
+    target: Target = None,
+    db: Db = None,
+    address: Address = None,
+    namespace: Namespace = None,
+    task_queue: Queue = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Watch a run until it is over. Exit codes as of `run`."""
+    from thoughtgear import commands
+
+    place = Place(target=target, db=db, address=address, namespace=namespace, task_queue=task_queue)
+    call(commands.wait(place, run_id, output_of(as_json, quiet), timeout), debug, place)
+
+
+@app.command()
+def cancel(
+    run_id: RunArgument,
+    target: Target = None,
+    db: Db = None,
+    address: Address = None,
+    namespace: Namespace = None,
+    task_queue: Queue = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Cancel a run; its transcript stays. Exit code 1: it is not over yet."""
+    from thoughtgear import commands
+
+    place = Place(target=target, db=db, address=address, namespace=namespace, task_queue=task_queue)
+    call(commands.cancel(place, run_id, output_of(as_json)), debug, place)
