@@ -64,11 +64,17 @@ class RunWriter:
     """Commits to one run on behalf of one attempt. One commit at a time.
 
     `state` is the newest acknowledged state that this attempt knows; `appended` is told what a commit
-    added to the transcript.
+    added to the transcript. `contact` is the moment, on the monotonic clock, at which the store had `state`
+    (default: now).
     """
 
     def __init__(
-        self, store: OrmAdapter, state: RunState, attempt: Attempt, appended: Appended | None = None
+        self,
+        store: OrmAdapter,
+        state: RunState,
+        attempt: Attempt,
+        appended: Appended | None = None,
+        contact: float | None = None,
     ) -> None:
         self.state = state
         self._appended = appended
@@ -77,7 +83,7 @@ class RunWriter:
         self._owner = _owner(attempt)
         self._epoch = state.claim.epoch
         self._holding = state.claim.owner == self._owner
-        self._contact = time.monotonic()
+        self._contact = time.monotonic() if contact is None else contact
         self._lock = asyncio.Lock()
 
     @property

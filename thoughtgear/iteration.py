@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from thoughtgear import live
 from thoughtgear.agent import Agent
 from thoughtgear.calls import Calls
-from thoughtgear.commit import RunWriter
+from thoughtgear.commit import FRESH_SECONDS, RunWriter
 from thoughtgear.errors import (
     ModelRejectedError,
     ModelUnavailableError,
@@ -39,12 +39,12 @@ async def run_iteration(agent: Agent, run_id: str, iteration: int, attempt: Atte
     Raises what its parts raise: `SupersededError`, `StoreError`, `ModelError`, `RunNotFoundError`. When it
     is cancelled, the results of finished calls are saved first.
     """
-    state = await agent.store.load_run(run_id)
+    state, contact = await _newest(agent, run_id, attempt)
     if state.version < attempt.version:
         raise StateRegressionError
     if state.over or state.iteration != iteration - 1:
         return standing(state)
-    writer = RunWriter(agent.store, state, attempt, agent.transcripts.appended)
+    writer = RunWriter(agent.store, state, attempt, agent.transcripts.appended, contact)
     if writer.must_wait:
         wait = state.claim.deadline - time.time()
         return standing(state, "in_progress", wait, "another attempt is at work")
@@ -52,6 +52,20 @@ async def run_iteration(agent: Agent, run_id: str, iteration: int, attempt: Atte
     if parent is not None and not state.cancel_requested:
         return standing(state, "waiting", _look_again(state), f"run {parent.run_id} goes first")
     return await _Iteration(agent, writer, attempt).run()
+
+
+async def _newest(agent: Agent, run_id: str, attempt: Attempt) -> tuple[RunState, float]:
+    """The newest state, and when the store had it.
+
+    A driver that serialises and knows of no newer version than this process has just committed goes on from
+    that one: it is as fresh as the check before an effect asks for, and whatever came in since then makes the
+    next commit a conflict.
+    """
+    known = agent.transcripts.acknowledged(run_id) if attempt.serialised and attempt.number == 1 else None
+    if known and known[0].version == attempt.version and time.monotonic() - known[1] < FRESH_SECONDS:
+        return known
+    asked = time.monotonic()
+    return await agent.store.load_run(run_id), asked
 
 
 def standing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
@@ -59,6 +60,7 @@ class _Kept:
 
     def __init__(self, created_at: datetime) -> None:
         self.created_at = created_at
+        self.acknowledged: tuple[RunState, float] | None = None
         self.messages: list[Message] = []
         self.attached: list[Message] = []
         self.bytes = 0
@@ -90,8 +92,15 @@ class Transcripts:
         return [message for message in kept if message.seq < state.message_count]
 
     def appended(self, state: RunState, messages: Sequence[Message]) -> None:
-        """Take over messages that were just committed, so that nobody reads them again."""
-        self._extend(state, self._open(state), messages)
+        """Take over a state and messages that were just committed, so that nobody reads them again."""
+        kept = self._open(state)
+        kept.acknowledged = state, time.monotonic()
+        self._extend(state, kept, messages)
+
+    def acknowledged(self, run_id: str) -> tuple[RunState, float] | None:
+        """Return the state of this process's last commit to the run, and when (on the monotonic clock)."""
+        kept = self._runs.get(run_id)
+        return kept.acknowledged if kept else None
 
     async def file(self, run_id: str, sha256: str) -> bytes:
         """Return the bytes of an attachment. Raises `StoreError` when it was deleted."""

@@ -10,8 +10,7 @@ from faulty_store import FaultyStore
 
 from thoughtgear.registry import open_store
 
-# The wire server of MongoDB's protocol is slow: its turn is among the long tests.
-STORES = ("memory", "sqlite", "postgresql", pytest.param("mongodb", marks=pytest.mark.long), "files")
+STORES = ("memory", "sqlite", "postgresql", "mongodb", "files")
 
 
 @pytest.fixture(params=STORES)

@@ -1,0 +1,90 @@
+"""A worker that has just committed goes on from what it knows, and misses nothing by that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from faulty_store import FaultyStore
+
+from thoughtgear import iteration
+from thoughtgear.errors import RunNotFoundError
+from thoughtgear.handler import PromptHandler
+from thoughtgear.models import IterationResult, RunState
+from thoughtgear.protocols import Attempt
+from thoughtgear.providers.scripted import ScriptedProvider, call
+from thoughtgear.tools import tool
+
+
+@tool
+async def double(number: int) -> int:
+    """Double a number."""
+    return number * 2
+
+
+class Driver:
+    """Drives a run as Temporal does: an attempt per iteration, which knows the last version."""
+
+    def __init__(self, store: FaultyStore, *replies: Any) -> None:
+        self.handler = PromptHandler(model=ScriptedProvider(replies=list(replies)), orm=store, tools=[double])
+        self.state: RunState
+
+    async def begin(self) -> IterationResult:
+        self.state = await self.handler.create_run("go")
+        return await self.go_on(IterationResult("running", 1, self.state.version))
+
+    async def go_on(self, last: IterationResult, number: int = 1) -> IterationResult:
+        attempt = Attempt(driver="temporal", serialised=True, version=last.version, number=number)
+        return await self.handler.run_iteration(self.state.run_id, last.iteration, attempt)
+
+
+async def test_a_warm_worker_reads_nothing(store: FaultyStore) -> None:
+    """The iteration after one of the same worker begins without a read of the store."""
+    driver = Driver(store, [call("double", number=1)], [call("double", number=2)], "done")
+    last = await driver.begin()
+    store.loads = 0
+    last = await driver.go_on(await driver.go_on(last))
+    assert (last.status, store.loads) == ("done", 0)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_a_message_in_between_is_answered(store: FaultyStore, number: int) -> None:
+    """A message that a sender put into the store meanwhile is in the inbox, and the run goes on for it."""
+    driver = Driver(store, [call("double", number=1)], "done", "done with that, too")
+    last = await driver.begin()
+    await PromptHandler(model="scripted:echo", orm=store, executor=_Idle()).send(
+        driver.state.run_id, "and this"
+    )
+    while last.status == "running":
+        last = await driver.go_on(last, number)
+    history = await driver.handler.history(driver.state.run_id)
+    assert [message.text for message in history if message.role == "user"] == ["go", "and this"]
+    assert history[-1].role == "assistant"
+
+
+async def test_another_version_is_read(store: FaultyStore) -> None:
+    """A driver that knows of another version than this process has committed makes it read the store."""
+    driver = Driver(store, [call("double", number=1)], "done")
+    last = await driver.begin()
+    store.loads = 0
+    last.version -= 1
+    assert (await driver.go_on(last)).status == "done"
+    assert store.loads == 1
+
+
+async def test_an_older_commit_is_read_again(store: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was committed longer ago than a check may be is read: a deleted run is gone."""
+    driver = Driver(store, [call("double", number=1)], "done")
+    last = await driver.begin()
+    await store.delete_run(driver.state.run_id)
+    monkeypatch.setattr(iteration, "FRESH_SECONDS", 0.0)
+    with pytest.raises(RunNotFoundError):
+        await driver.go_on(last)
+
+
+class _Idle:
+    """An executor that drives nothing."""
+
+    name = "idle"
+
+    async def schedule_next_iteration(self, run_id: str) -> None: ...
