@@ -62,6 +62,17 @@ class PostgresServer:
         """Stop the server without a checkpoint."""
         self._end(signal.SIGQUIT)
 
+    def run(self, program: str, *arguments: str, given: str | None = None) -> str:
+        """Run one of PostgreSQL's own programs on this server, and return what it said."""
+        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", "postgres"]
+        environment = {**os.environ, "PGPASSWORD": PASSWORD, "PGCLIENTENCODING": "UTF8"}
+        command = [str(self._bin / program), *where, *arguments]
+        ended = subprocess.run(
+            command, env=environment, input=given, text=True, capture_output=True, check=False
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
     def _end(self, how: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(how)

@@ -19,7 +19,7 @@
     │   ├── ConflictError             someone else committed first; nothing was written
     │   ├── StoreUnavailableError     retryable: the outcome may be unknown
     │   ├── NewerFormatError          retryable: a newer worker can read it
-    │   ├── SchemaVersionError        the database is of another version of the library
+    │   ├── SchemaVersionError        retryable: the database is of another version of the library
     │   └── StateRegressionError      the store went back behind what was acknowledged
     └── ModelError                    `retryable` and `retry_after` say what to do
         ├── ModelUnavailableError     retryable: network, time-out, 408, 409, 429, 5xx
@@ -130,6 +130,8 @@ class NewerFormatError(StoreError):
 
 class SchemaVersionError(StoreError):
     """The database's schema is of another version than this library."""
+
+    retryable = True  # by a worker of that version, or after `thoughtgear db upgrade`
 
 
 class StateRegressionError(StoreError):

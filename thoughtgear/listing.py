@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.ids import check_run_id
-from thoughtgear.place import Output, Place, open_named_store
+from thoughtgear.place import Output, Place
 from thoughtgear.protocols import OrmAdapter, RunFilter
 from thoughtgear.render import print_json, run_record, runs_table, show_run
+from thoughtgear.stored import open_placed_store
 
 
 async def list_runs(place: Place, where: RunFilter, output: Output, *, limit: int, after: str | None) -> int:
     """Show the runs of a store, newest first."""
-    store = _open_store(place)
+    store = open_placed_store(place)
     try:
         page = await store.list_runs(where, after=after, limit=limit)
     finally:
@@ -31,7 +32,7 @@ async def list_runs(place: Place, where: RunFilter, output: Output, *, limit: in
 
 async def show(place: Place, run_id: str | None, output: Output) -> int:
     """Show a transcript; without an id that of the newest run."""
-    store = _open_store(place)
+    store = open_placed_store(place)
     try:
         run_id = check_run_id(run_id) if run_id is not None else await _newest(store, place)
         state = await store.load_run(run_id)
@@ -45,15 +46,6 @@ async def show(place: Place, run_id: str | None, output: Output) -> int:
     else:
         show_run(output.out, state, messages)
     return 0
-
-
-def _open_store(place: Place) -> OrmAdapter:
-    """The store that was named, else the target's, else the one in this folder."""
-    if place.db is None and place.target:
-        from thoughtgear.desk import load_handlers  # which knows Temporal, and takes a second to import
-
-        return load_handlers(place)[0].store
-    return open_named_store(place)
 
 
 def _more(place: Place, where: RunFilter, limit: int, after: str) -> str:

@@ -120,6 +120,24 @@ class OrmAdapter(Protocol):
 
 
 @dataclass(frozen=True)
+class SchemaUpgrade:
+    """What an upgrade did: the schema's version `before` (None: there was no schema) and `after`."""
+
+    before: int | None
+    after: int
+
+
+@runtime_checkable
+class Upgradable(Protocol):
+    """What a store has beside its eight methods when its tables have a version: `thoughtgear db upgrade`."""
+
+    async def upgrade(self) -> SchemaUpgrade:
+        """Bring the tables to the version of this code, or make them; nothing is lost on the way. From any
+        number of processes at once it is done once. Raises `SchemaVersionError` for a newer version."""
+        ...
+
+
+@dataclass(frozen=True)
 class ToolSpec:
     """A tool as the model sees it: `parameters` is a JSON Schema of type object."""
 

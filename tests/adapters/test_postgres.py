@@ -23,7 +23,6 @@ from thoughtgear.adapters.postgres_settings import PostgresSettings
 from thoughtgear.errors import (
     ConfigurationError,
     ConflictError,
-    SchemaVersionError,
     StoreError,
     StoreUnavailableError,
 )
@@ -320,20 +319,6 @@ async def test_the_store_keeps_to_its_schema(postgres: PostgresServer, tmp_path:
     assert await admin.fetchval("SELECT count(*) FROM public.files") == 0
     await admin.execute("DROP TABLE public.files")
     await store.aclose()
-
-
-@pytest.mark.parametrize(("version", "advice"), [(2, "upgrade thoughtgear"), (0, "migrate")])
-async def test_another_schema_is_refused(
-    store: PostgresAdapter, url: str, admin: Any, version: int, advice: str
-) -> None:
-    """Tables of a newer or an older schema version raise SchemaVersionError."""
-    await append(store, new_run("r"), "a")
-    await admin.execute("UPDATE schema_version SET version = $1", version)
-    again = open_store(url)
-    for _ in range(2):
-        with pytest.raises(SchemaVersionError, match=advice):
-            await again.load_run("r")
-    await again.aclose()
 
 
 async def test_commits_are_durable(store: PostgresAdapter, admin: Any) -> None:

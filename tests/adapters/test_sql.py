@@ -15,7 +15,6 @@ from thoughtgear.adapters.sql import SqlAdapter
 from thoughtgear.errors import (
     ConfigurationError,
     ConflictError,
-    SchemaVersionError,
     StoreError,
     StoreUnavailableError,
 )
@@ -106,22 +105,6 @@ async def test_expired_tombstones_are_found_by_an_index(store: SqlAdapter) -> No
     plan = await store._database.read(lambda connection: connection.exec_driver_sql(query).all())
     assert "ix_run_states_deleted_until" in str(plan)
     assert "SCAN" not in str(plan)
-
-
-@pytest.mark.parametrize(("version", "advice"), [(2, "upgrade thoughtgear"), (0, "migrate")])
-async def test_another_schema_is_refused(
-    store: SqlAdapter, tmp_path: Path, version: int, advice: str
-) -> None:
-    """A database of a newer or an older schema raises SchemaVersionError, and is left as it is."""
-    await append(store, new_run("r"), "a")
-    await store.aclose()
-    with sqlite3.connect(tmp_path / "store.db") as connection:
-        connection.execute("UPDATE schema_version SET version = ?", (version,))
-    again = open_store(f"sqlite:///{tmp_path}/store.db")
-    for _ in range(2):
-        with pytest.raises(SchemaVersionError, match=advice):
-            await again.load_run("r")
-    await again.aclose()
 
 
 async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.schema import CreateSchema
 
+from thoughtgear.adapters import sql_version
 from thoughtgear.adapters.loop_thread import Begin, LoopThread
 from thoughtgear.adapters.postgres_settings import RIGHT_URL, PostgresSettings
 from thoughtgear.adapters.sql import SqlAdapter
-from thoughtgear.adapters.sql_schema import prepare_schema, schema_is_ready
 from thoughtgear.errors import ConfigurationError, StoreError, StoreUnavailableError, ThoughtgearError
-from thoughtgear.protocols import Reach
+from thoughtgear.protocols import Reach, SchemaUpgrade
 
 T = TypeVar("T")
 
@@ -32,6 +32,9 @@ _DURABLE = (
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )
 """An acknowledged commit must be on the disk, whatever the database's default is."""
+
+_PATIENCE = "SET LOCAL lock_timeout = '30s'"
+"""Who waits to change a table keeps others from it: not for longer than this, if someone holds it."""
 
 _SETTING_STATES = ("22023", "28", "3D", "42")
 """SQLSTATEs that a log-in answers with when a setting is wrong: a value, a user, a database, a name."""
@@ -91,6 +94,10 @@ class PostgresDatabase:
         """Run `txn` and commit, or roll back when it raises."""
         return await self._thread.run(lambda begin: self._open().run(txn, begin, writes=True))
 
+    async def upgrade(self) -> SchemaUpgrade:
+        """Bring the tables to the version of this code, or make them, with no limit of time."""
+        return await self._thread.run(self._upgrade)
+
     async def aclose(self) -> None:
         """Finish what is under way, close the connections and end the thread."""
         await self._thread.aclose(self._close)
@@ -100,6 +107,13 @@ class PostgresDatabase:
             _inherited.append(self._pool)
             self._pool = _Pool(self._settings)
         return self._pool
+
+    async def _upgrade(self, begin: Begin) -> SchemaUpgrade:
+        pool = _Pool(self._settings.without_limits())
+        try:
+            return await pool.upgrade(begin)
+        finally:
+            await pool.aclose()
 
     async def _close(self, _begin: Begin) -> None:
         if self._pool is not None and self._pool.pid == os.getpid():
@@ -141,6 +155,10 @@ class _Pool:
         finally:
             self._under_way.discard(task)
 
+    async def upgrade(self, begin: Begin) -> SchemaUpgrade:
+        work = partial(_alone, self._settings.schema, sql_version.upgrade)
+        return await self._run(self._engine, work, begin)
+
     async def aclose(self) -> None:
         """Wait for what is under way and close the connections."""
         under_way = [task for task in self._under_way if task is not None]
@@ -153,8 +171,9 @@ class _Pool:
         if self._ready:
             return
         async with self._preparing:
-            if not self._ready and not await self._run(self._reader, schema_is_ready, _nothing):
-                await self._run(self._engine, partial(_make_tables, self._settings.schema), _nothing)
+            if not self._ready and not await self._run(self._reader, sql_version.check_version, _nothing):
+                make = partial(sql_version.open_tables, create=True)
+                await self._run(self._engine, partial(_alone, self._settings.schema, make), _nothing)
             self._ready = True
 
     async def _run(self, engine: AsyncEngine, txn: Callable[[Connection], T], begin: Begin) -> T:
@@ -223,11 +242,13 @@ def _nothing() -> None:
     """Begin what may be cancelled at any time."""
 
 
-def _make_tables(schema: str, connection: Connection) -> None:
+def _alone(schema: str, work: Callable[[Connection], T], connection: Connection) -> T:
+    """Change tables while nobody else does, in a schema that is there."""
     connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    connection.exec_driver_sql(_PATIENCE)
     if not inspect(connection).has_schema(schema):
         connection.execute(CreateSchema(schema))
-    prepare_schema(connection)
+    return work(connection)
 
 
 async def _connect(settings: PostgresSettings) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
@@ -52,6 +52,12 @@ class PostgresSettings:
         given = {key: value for key, value in settings.items() if value is not None}
         url = given.pop("url", None)
         return cls._from({**(_read_url(str(url)) if url else {}), **given})
+
+    def without_limits(self) -> PostgresSettings:
+        """Return the settings for statements that may take hours."""
+        session = {**self.login["server_settings"], "statement_timeout": "0"}
+        login = {**self.login, "command_timeout": None, "server_settings": session}
+        return replace(self, login=login)
 
     @classmethod
     def _from(cls, options: Mapping[str, Any]) -> PostgresSettings:

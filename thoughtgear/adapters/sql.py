@@ -37,7 +37,7 @@ from thoughtgear.adapters.records import (
 from thoughtgear.adapters.sqlite import SqliteDatabase
 from thoughtgear.errors import ConfigurationError, ConflictError, RunNotFoundError
 from thoughtgear.models import Message, RunState
-from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage
+from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage, SchemaUpgrade
 
 T = TypeVar("T")
 _STORE = "sql"
@@ -55,6 +55,10 @@ class Database(Protocol):
 
     async def write(self, txn: Callable[[Connection], T]) -> T:
         """Run `txn` and commit, or roll back when it raises."""
+        ...
+
+    async def upgrade(self) -> SchemaUpgrade:
+        """Bring the tables to the version of this code, or make them."""
         ...
 
     async def aclose(self) -> None: ...
@@ -168,6 +172,10 @@ class SqlAdapter:
         end = _past(prefix)
         bounded = query if end is None else query.where(key < end)
         return await self._database.read(partial(_first_column, bounded))
+
+    async def upgrade(self) -> SchemaUpgrade:
+        """Bring the tables of an older version to this one, or make them. Raises `SchemaVersionError`."""
+        return await self._database.upgrade()
 
     async def aclose(self) -> None:
         """Close the database; closing twice is fine."""

@@ -10,25 +10,20 @@ from sqlalchemy import (
     Column,
     Connection,
     Index,
-    Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Table,
     Text,
     bindparam,
     delete,
     insert,
-    inspect,
     select,
     update,
 )
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.expression import ClauseElement
-
-from thoughtgear.errors import SchemaVersionError
-
-SCHEMA_VERSION = 1
 
 metadata = MetaData()
 
@@ -38,7 +33,13 @@ def _text() -> String:
     return String().with_variant(String(collation="C"), "postgresql")
 
 
-schema_version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
+# Alembic's table of versions, in the form that Alembic gives it.
+schema_version = Table(
+    "schema_version",
+    metadata,
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="schema_version_pkc"),
+)
 
 run_states = Table(
     "run_states",
@@ -174,23 +175,3 @@ GET_DOCUMENT = {
     name: Statement(select(table.c.tag, table.c.value).where(table.c.key == bindparam("key")))
     for name, table in documents.items()
 }
-
-
-def prepare_schema(connection: Connection) -> None:
-    """Create the tables in an empty database. Call it in a transaction that excludes other writers."""
-    if not schema_is_ready(connection):
-        metadata.create_all(connection)
-        connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
-
-
-def schema_is_ready(connection: Connection) -> bool:
-    """Whether the tables are there. Raises `SchemaVersionError` for those of another version."""
-    if not inspect(connection).has_table(schema_version.name):
-        return False
-    found = connection.execute(select(schema_version.c.version)).scalar_one()
-    if found == SCHEMA_VERSION:
-        return True
-    advice = "upgrade thoughtgear" if found > SCHEMA_VERSION else "migrate it, or use a new database"
-    raise SchemaVersionError(
-        f"The database has schema version {found}, this thoughtgear works with {SCHEMA_VERSION}: {advice}."
-    )

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,9 +14,11 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
-from thoughtgear.adapters.sql_schema import DRIVER, prepare_schema, schema_is_ready
+from thoughtgear.adapters import sql_version
+from thoughtgear.adapters.sql_schema import DRIVER
 from thoughtgear.adapters.threads import Threads
 from thoughtgear.errors import ConfigurationError, StoreError, StoreUnavailableError
+from thoughtgear.protocols import SchemaUpgrade
 
 T = TypeVar("T")
 BUSY_SECONDS = 30.0
@@ -50,6 +53,10 @@ class SqliteDatabase:
         """Run `txn` and commit, or roll back when it raises."""
         return await self._threads.run(lambda: self._translating(lambda: _transact(self._connected(), txn)))
 
+    async def upgrade(self) -> SchemaUpgrade:
+        """Bring the tables to the version of this code, or make them."""
+        return await self._threads.run(lambda: self._translating(self._upgrade))
+
     async def aclose(self) -> None:
         """Close the connection and end the thread."""
         if not self._threads.closed:
@@ -75,16 +82,26 @@ class SqliteDatabase:
         return self._connection
 
     def _connect(self) -> Connection:
-        self._create_file()
-        self._engine = _engine(self.path)
-        connection = self._engine.connect()
+        connection = self._open_file()
         try:
-            if not schema_is_ready(connection):
-                _transact(connection, prepare_schema)
+            if not sql_version.check_version(connection):
+                _transact(connection, partial(sql_version.open_tables, create=True))
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _upgrade(self) -> SchemaUpgrade:
+        connection = self._open_file()
+        try:
+            return _transact(connection, sql_version.upgrade)
+        finally:
+            connection.close()
+
+    def _open_file(self) -> Connection:
+        self._create_file()
+        self._engine = _engine(self.path)
+        return self._engine.connect()
 
     def _create_file(self) -> None:
         """Make an empty file that is ours alone: transcripts are private, and the WAL files take over its

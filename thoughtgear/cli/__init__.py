@@ -6,10 +6,11 @@ import signal
 import sys
 
 from thoughtgear.cli import servers  # isort: skip  (the help lists the commands in this order)
-from thoughtgear.cli import runs
+from thoughtgear.cli import runs  # isort: skip
+from thoughtgear.cli import db
 from thoughtgear.cli.app import app
 
-__all__ = ["app", "main", "runs", "servers"]
+__all__ = ["app", "db", "main", "runs", "servers"]
 
 
 def main() -> None:

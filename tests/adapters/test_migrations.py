@@ -1,0 +1,226 @@
+"""Databases of earlier versions are brought to this one, by `upgrade` and by the command."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from recorded_schemas import assert_kept, load_postgresql, load_sqlite, versions
+
+from thoughtgear.adapters.sql_version import MIGRATIONS, SCHEMA_VERSION
+from thoughtgear.errors import SchemaVersionError
+from thoughtgear.protocols import OrmAdapter, SchemaUpgrade, Upgradable
+from thoughtgear.registry import open_store
+from thoughtgear.testing import append, new_run
+from thoughtgear.testing.shared import SharedClauses
+
+OLD = versions()
+
+
+class SqliteDatabases:
+    """Databases of SQLite in a folder, by name."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def url(self, name: str) -> str:
+        return f"sqlite:///{self._folder}/{name}.db"
+
+    async def make(self, version: int, name: str) -> str:
+        """Make the recorded database of that version and return its URL."""
+        load_sqlite(version, self._folder / f"{name}.db")
+        return self.url(name)
+
+    async def run(self, name: str, statement: str) -> list[Any]:
+        with closing(sqlite3.connect(self._folder / f"{name}.db")) as connection, connection:
+            return connection.execute(statement).fetchall()
+
+    async def shape(self, name: str) -> dict[str, Any]:
+        """All that makes the schema: columns, keys and indexes."""
+        tables = [
+            row[0] for row in await self.run(name, "SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
+        found: dict[str, Any] = {
+            f"index {key}": text
+            for key, text in await self.run(name, "SELECT name, sql FROM sqlite_master WHERE type = 'index'")
+        }
+        for table in tables:
+            found[table] = await self.run(name, f"PRAGMA table_xinfo({table})")
+        return found
+
+
+class PostgresDatabases:
+    """Schemas of a PostgreSQL server, by name."""
+
+    def __init__(self, server: Any, folder: Path) -> None:
+        self._server, self._folder = server, folder
+
+    def url(self, name: str) -> str:
+        return str(self._server.url(self._folder / name))
+
+    async def make(self, version: int, name: str) -> str:
+        """Make the recorded tables of that version and return the URL of the store."""
+        load_postgresql(version, self._server, self._schema(name))
+        return self.url(name)
+
+    async def run(self, name: str, statement: str) -> list[Any]:
+        schema = self._schema(name)
+        connection = await asyncpg.connect(
+            self.url(name).partition("?")[0], server_settings={"search_path": schema}
+        )
+        try:
+            rows = await connection.fetch(statement.replace("$SCHEMA", schema))
+            return [tuple(str(value).replace(schema, "SCHEMA") for value in row) for row in rows]
+        finally:
+            await connection.close()
+
+    async def shape(self, name: str) -> dict[str, Any]:
+        """All that makes the schema: columns, keys and indexes."""
+        columns = (
+            "SELECT table_name, column_name, data_type, character_maximum_length, is_nullable,"
+            " column_default, collation_name FROM information_schema.columns"
+            " WHERE table_schema = '$SCHEMA' ORDER BY table_name, ordinal_position"
+        )
+        constraints = (
+            "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint"
+            " WHERE connamespace = '$SCHEMA'::regnamespace ORDER BY 1, 2"
+        )
+        indexes = "SELECT indexdef FROM pg_indexes WHERE schemaname = '$SCHEMA' ORDER BY 1"
+        return {each: await self.run(name, each) for each in (columns, constraints, indexes)}
+
+    def _schema(self, name: str) -> str:
+        return self.url(name).rpartition("schema=")[2]
+
+
+Databases = SqliteDatabases | PostgresDatabases
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def databases(request: pytest.FixtureRequest, tmp_path: Path) -> Databases:
+    if request.param == "sqlite":
+        return SqliteDatabases(tmp_path)
+    return PostgresDatabases(request.getfixturevalue("postgres"), tmp_path)
+
+
+@pytest.fixture
+async def opened() -> AsyncIterator[Callable[[str], Any]]:
+    """Opens stores, and closes them after the test."""
+    stores: list[Any] = []
+
+    def make(url: str) -> Any:
+        stores.append(open_store(url))
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        await store.aclose()
+
+
+def test_every_version_before_this_one_is_recorded() -> None:
+    """The migrations are 1, 2, … up to this version, and there is a recorded database of each earlier one."""
+    numbers = sorted(int(path.name[1:5]) for path in (MIGRATIONS / "versions").glob("v*.py"))
+    assert numbers == list(range(1, SCHEMA_VERSION + 1))
+    assert set(range(1, SCHEMA_VERSION)) <= set(OLD)
+
+
+@pytest.mark.parametrize("version", OLD)
+async def test_an_old_database_keeps_all_that_it_holds(
+    databases: Databases, opened: Callable[[str], Any], version: int
+) -> None:
+    """After the upgrade every run, message, document and tombstone is there, and new ones can be added."""
+    store = opened(await databases.make(version, "old"))
+    assert isinstance(store, Upgradable)
+    assert await store.upgrade() == SchemaUpgrade(version, SCHEMA_VERSION)
+    await assert_kept(store)
+    await append(store, await store.load_run("next"), "and on")
+    await append(store, new_run("new"), "a")
+    assert await store.upgrade() == SchemaUpgrade(SCHEMA_VERSION, SCHEMA_VERSION)
+
+
+@pytest.mark.parametrize("version", OLD)
+async def test_an_upgraded_database_is_like_a_new_one(
+    databases: Databases, opened: Callable[[str], Any], version: int
+) -> None:
+    """Old tables that were upgraded, tables that `upgrade` made and those of the first use are the same."""
+    await opened(await databases.make(version, "old")).upgrade()
+    assert await opened(databases.url("made")).upgrade() == SchemaUpgrade(None, SCHEMA_VERSION)
+    await append(opened(databases.url("used")), new_run(), "a")
+    shape = await databases.shape("used")
+    assert len(str(shape)) > 1000
+    assert await databases.shape("old") == shape
+    assert await databases.shape("made") == shape
+
+
+async def test_a_newer_database_is_refused(databases: Databases, opened: Callable[[str], Any]) -> None:
+    """Tables of a newer version raise SchemaVersionError, which says to upgrade the package, and stay."""
+    await append(opened(databases.url("new")), new_run(), "a")
+    newer = f"{SCHEMA_VERSION + 1:04}"
+    await databases.run("new", f"UPDATE schema_version SET version_num = '{newer}'")
+    store = opened(databases.url("new"))
+    for call in (store.load_run, store.upgrade):
+        with pytest.raises(SchemaVersionError, match="pip install --upgrade thoughtgear") as caught:
+            await (call("r") if call == store.load_run else call())
+        assert caught.value.retryable
+    assert await databases.run("new", "SELECT version_num FROM schema_version") == [(newer,)]
+
+
+async def test_foreign_tables_are_refused(databases: Databases, opened: Callable[[str], Any]) -> None:
+    """A table of another program that has the name of ours raises SchemaVersionError, and stays."""
+    await databases.make(1, "foreign")
+    for statement in (
+        "DROP TABLE schema_version",
+        "CREATE TABLE schema_version (name TEXT)",
+        "INSERT INTO schema_version VALUES ('V1__init')",
+    ):
+        await databases.run("foreign", statement)
+    store = opened(databases.url("foreign"))
+    for call in (store.list_runs, store.upgrade):
+        with pytest.raises(SchemaVersionError, match="not thoughtgear's"):
+            await call()
+    assert await databases.run("foreign", "SELECT * FROM schema_version") == [("V1__init",)]
+
+
+class Elsewhere(SharedClauses):
+    """Opens the store whose URL is in the folder, in any process."""
+
+    @classmethod
+    async def open_store(cls, place: Path) -> OrmAdapter:
+        return open_store((place / "url").read_text())
+
+
+async def _upgrade(store: OrmAdapter, _name: str) -> SchemaUpgrade:
+    assert isinstance(store, Upgradable)
+    return await store.upgrade()
+
+
+@pytest.mark.parametrize("version", [*OLD, None])
+async def test_many_upgrade_at_once(
+    databases: Databases, opened: Callable[[str], Any], tmp_path: Path, version: int | None
+) -> None:
+    """Of eight processes that upgrade one database at the same moment one does it, and nothing is lost."""
+    url = databases.url("old") if version is None else await databases.make(version, "old")
+    (tmp_path / "url").write_text(url)
+    ended = await Elsewhere().in_processes(tmp_path, _upgrade)
+    changed = [done for done in ended if done.before != done.after]
+    assert changed == ([] if version == SCHEMA_VERSION else [SchemaUpgrade(version, SCHEMA_VERSION)])
+    assert {done.after for done in ended} == {SCHEMA_VERSION}
+    store = opened(url)
+    await (assert_kept(store) if version else append(store, new_run(), "a"))
+
+
+async def test_only_an_upgrade_needs_alembic(tmp_path: Path) -> None:
+    """A new database is made and used without Alembic, whose import takes longer than that."""
+    program = (
+        "import asyncio, sys; from thoughtgear.registry import open_store\n"
+        f"store = open_store('sqlite:///{tmp_path}/x.db'); print(asyncio.run(store.list_runs()).runs)\n"
+        "print('alembic' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, text=True)
+    assert ended.stdout == "[]\nFalse\n", ended.stderr

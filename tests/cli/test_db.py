@@ -1,0 +1,76 @@
+"""`thoughtgear db`: what it does to a database, and what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from thoughtgear.adapters.sql_version import SCHEMA_VERSION
+from thoughtgear.cli import app
+
+OLD = Path(__file__).parents[1] / "adapters" / "schemas" / "v1.sqlite.sql"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("THOUGHTGEAR_DB", "THOUGHTGEAR_TARGET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+async def type_in(*words: str) -> Result:
+    """Type a command; it has an event loop of its own."""
+    return await asyncio.to_thread(CliRunner().invoke, app, words)
+
+
+async def test_upgrade_says_what_it_did(folder: Path) -> None:
+    """New tables, tables that are up to date, and old ones: each has its line, and JSON of its own."""
+    made = await type_in("db", "upgrade", "--db", "sqlite:///new.db")
+    assert made.stdout == f"Made the tables, of schema version {SCHEMA_VERSION}.\n"
+    again = await type_in("db", "upgrade", "--db", "sqlite:///new.db")
+    assert again.stdout == f"The schema is up to date: version {SCHEMA_VERSION}.\n"
+    told = await type_in("db", "upgrade", "--db", "sqlite:///new.db", "--json")
+    assert json.loads(told.stdout) == {"from": SCHEMA_VERSION, "to": SCHEMA_VERSION, "upgraded": False}
+    with closing(sqlite3.connect(folder / "thoughtgear.db")) as connection:
+        connection.executescript(OLD.read_text())
+    upgraded = await type_in("db", "upgrade", "--json")
+    assert json.loads(upgraded.stdout)["from"] == 1
+    assert {each.exit_code for each in (made, again, told, upgraded)} == {0}
+
+
+async def test_upgrade_of_a_handlers_store(folder: Path) -> None:
+    """With a target it is the store that the handler names."""
+    Path("keeper.py").write_text(
+        "from thoughtgear import PromptHandler\n"
+        "h = PromptHandler(model='scripted:echo', db='sqlite:///its_own.db')\n"
+    )
+    ended = await type_in("db", "upgrade", "-t", "keeper.py:h")
+    assert ended.exit_code == 0
+    assert (folder / "its_own.db").exists()
+
+
+async def test_a_store_without_tables_needs_no_upgrade(folder: Path) -> None:
+    """A store that has no tables says so, and that is no failure."""
+    ended = await type_in("db", "upgrade", "--db", f"files://{folder}/runs")
+    assert (ended.exit_code, ended.stdout) == (0, "This store has no tables to upgrade.\n")
+    told = await type_in("db", "upgrade", "--db", "memory://", "--json")
+    assert json.loads(told.stdout) == {"from": None, "to": None, "upgraded": False}
+
+
+async def test_a_newer_database_says_what_to_upgrade() -> None:
+    """A database of a newer version is one line that names the command, and exit code 1."""
+    await type_in("db", "upgrade", "--db", "sqlite:///new.db")
+    with closing(sqlite3.connect("new.db")) as connection, connection:
+        connection.execute("UPDATE schema_version SET version_num = '9999'")
+    for words in (("db", "upgrade"), ("runs",)):
+        ended = await type_in(*words, "--db", "sqlite:///new.db")
+        assert ended.exit_code == 1
+        assert "pip install --upgrade thoughtgear" in ended.stderr
+        assert "Traceback" not in ended.stderr

@@ -1,0 +1,116 @@
+"""The version of the tables: looked at by whoever opens them, changed by `thoughtgear db upgrade`.
+
+A new database gets today's tables at once. Alembic, whose import takes longer than that, is needed only where
+there are older ones.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnClause, Connection, insert, inspect, literal_column, select
+
+from thoughtgear.adapters.sql_schema import metadata, schema_version
+from thoughtgear.errors import SchemaVersionError
+from thoughtgear.protocols import SchemaUpgrade
+
+SCHEMA_VERSION = 1
+"""The version of the tables in `sql_schema`: the number of the last file in `sql_migrations/versions`."""
+
+MIGRATIONS = Path(__file__).with_name("sql_migrations")
+
+_alembic = threading.Lock()
+"""Alembic hands a connection to its migrations through a global variable."""
+
+
+def check_version(connection: Connection) -> bool:
+    """Whether the tables are there. Raises `SchemaVersionError` for those of another version."""
+    found = version_of(connection)
+    if found is not None and found > SCHEMA_VERSION:
+        raise _newer(found)
+    if found is not None and found < SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"The database has schema version {found}, this thoughtgear works with {SCHEMA_VERSION}: "
+            "run `thoughtgear db upgrade`."
+        )
+    return found is not None
+
+
+def open_tables(connection: Connection, *, create: bool) -> None:
+    """Check the tables, and make them in a database that has none. Call it in a transaction that excludes
+    other writers. Raises `SchemaVersionError`."""
+    if check_version(connection):
+        return
+    if not create:
+        raise SchemaVersionError(
+            "The database has no tables of thoughtgear, and create is off: run `thoughtgear db upgrade`."
+        )
+    _create(connection)
+
+
+def upgrade(connection: Connection) -> SchemaUpgrade:
+    """Bring the tables to today's version, or make them. Call it in a transaction that excludes other
+    writers. Raises `SchemaVersionError` for those of a newer version."""
+    found = version_of(connection)
+    if found is None:
+        _create(connection)
+    elif found > SCHEMA_VERSION:
+        raise _newer(found)
+    else:
+        _take_over(connection)
+        _migrate(connection)
+    return SchemaUpgrade(found, SCHEMA_VERSION)
+
+
+def version_of(connection: Connection) -> int | None:
+    """Return the version of the tables; None: there are none."""
+    if not inspect(connection).has_table(schema_version.name):
+        return None
+    # `*`: before there were migrations the column was a number, of another name.
+    every: ColumnClause[Any] = literal_column("*")
+    found = connection.execute(select(every).select_from(schema_version)).scalar_one()
+    try:
+        return int(found)
+    except ValueError:
+        raise SchemaVersionError(
+            "The table schema_version of this database is not thoughtgear's: use another schema or database."
+        ) from None
+
+
+def _newer(found: int) -> SchemaVersionError:
+    return SchemaVersionError(
+        f"The database has schema version {found}, this thoughtgear works with {SCHEMA_VERSION}: "
+        "upgrade the package, `pip install --upgrade thoughtgear`."
+    )
+
+
+def _create(connection: Connection) -> None:
+    metadata.create_all(connection)
+    _stamp(connection, SCHEMA_VERSION)
+
+
+def _take_over(connection: Connection) -> None:
+    """Give the version table of the time before migrations the form that Alembic knows."""
+    columns = {column["name"] for column in inspect(connection).get_columns(schema_version.name)}
+    if "version_num" not in columns:
+        schema_version.drop(connection)
+        schema_version.create(connection)
+        _stamp(connection, 1)
+
+
+def _stamp(connection: Connection, version: int) -> None:
+    connection.execute(insert(schema_version).values(version_num=f"{version:04}"))
+
+
+def _migrate(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    # Else Alembic would begin a transaction, and end it after every step.
+    assert connection.in_transaction()
+    with _alembic:
+        command.upgrade(config, "head")
