@@ -75,8 +75,13 @@ class PostgresServer:
 
     def _end(self, how: signal.Signals) -> None:
         assert self._process is not None
+        children = _children(self._process.pid)
         self._process.send_signal(how)
         self._process.wait(30)
+        # As long as one of them lives no other server may use the folder.
+        until = time.monotonic() + 30
+        while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < until:
+            time.sleep(0.02)
 
     def _install(self) -> Path:
         """Return binaries that the server's user may run."""
@@ -105,6 +110,12 @@ class PostgresServer:
         options = ["-U", "postgres", "-A", "scram-sha-256", f"--pwfile={password}", "-E", "UTF8"]
         command = [str(self._bin / "initdb"), "-D", str(self._data), *options, "--locale=C", "--no-sync"]
         subprocess.run(command, check=True, capture_output=True, user=self._user, cwd="/")
+
+
+def _children(pid: int) -> list[str]:
+    """The processes that this one has started; none where there is no /proc."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return listed.read_text().split() if listed.exists() else []
 
 
 def _free_port() -> int:

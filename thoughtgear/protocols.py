@@ -67,7 +67,9 @@ class OrmAdapter(Protocol):
         """Return the state. Raises `RunNotFoundError` (also for a deleted run)."""
         ...
 
-    async def save_run(self, state: RunState, messages: Sequence[Message]) -> None:
+    async def save_run(
+        self, state: RunState, messages: Sequence[Message], *, expected: int | None = None
+    ) -> None:
         """Commit: write the state and append the messages, all or nothing.
 
         `state.version` is the version that this commit makes. The store must stand at the one before (at
@@ -75,6 +77,10 @@ class OrmAdapter(Protocol):
         their seqs end at `state.message_count - 1` and begin at the stored `message_count`; anything else
         is a `StoreError` and nothing is written. To create a run that was deleted is a `ConflictError`
         as long as its tombstone stands.
+
+        `expected` names an earlier version at which the store must stand instead (0: at none), so that a
+        copy of a run gets the version of its original, which drivers have been told, and not the number of
+        writes that the copying took. One that is not below `state.version` is a `StoreError`.
         """
         ...
 

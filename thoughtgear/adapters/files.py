@@ -73,15 +73,17 @@ class FilesAdapter:
             raise RunNotFoundError(f"There is no run {run_id} in this store.")
         return decode_state(found[1])
 
-    async def save_run(self, state: RunState, messages: Sequence[Message]) -> None:
-        first = check_commit(state, messages)
+    async def save_run(
+        self, state: RunState, messages: Sequence[Message], *, expected: int | None = None
+    ) -> None:
+        base, first = check_commit(state, messages, expected)
         body, bodies = encode(state), [encode(message) for message in messages]
         run_id, version = state.run_id, state.version
 
         def commit() -> None:
-            if version == 1:
+            if not base:
                 self._clear(file_name(run_id))
-            RunFolder(self._disk, run_id).commit(version, first, body, bodies)
+            RunFolder(self._disk, run_id).commit(version, base, first, body, bodies)
 
         await self._run(commit)
 

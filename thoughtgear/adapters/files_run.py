@@ -1,14 +1,17 @@
 """A run in the files store: a folder of commits, and pages into which old commits are folded.
 
-    runs/<id>/c000000000065     the commit that made version 65: header, state, its new messages
-    runs/<id>/pages/000000000   versions 1 to 64, folded: header with every commit's id and count, messages
+    runs/<id>/c000000000065     the 65th commit: header, state, its new messages
+    runs/<id>/pages/000000000   the commits 1 to 64, folded: header with each one's id and count, messages
     tombstones/<id>             the run is deleted, whatever the folder holds
 
-A commit of version n reads the header of n-1 (absent: conflict), writes a temporary file, fsyncs it, links
-it to c<n> (there: conflict) and fsyncs the folder. The newest commit file is never folded. Blocks of 64
-versions are fixed, and block k may be folded once version 64(k+1)+1 is there. So page k has only one
-possible content, and *its existence is the mark* `folded_through`: it is durable before a commit of its block
-is removed, and it is never removed before the run is.
+Commits are numbered 1, 2, 3, … The number is the version, but for a run that was copied: versions were left
+out there, so that a header says which one its commit made.
+
+The commit of number n reads the header of n-1 (absent, or not of the expected version: conflict), writes a
+temporary file, fsyncs it, links it to c<n> (there: conflict) and fsyncs the folder. The newest commit file
+is never folded. Blocks of 64 commits are fixed, and block k may be folded once commit 64(k+1)+1 is there. So
+page k has only one possible content, and *its existence is the mark* `folded_through`: it is durable before a
+commit of its block is removed, and it is never removed before the run is.
 
 Interleavings of writers A, B and a folder F (any of them may die between two steps):
 
@@ -18,7 +21,7 @@ Interleavings of writers A, B and a folder F (any of them may die between two st
 - A links c<n> first and sleeps before that look; F folds A's own commit. The page holds A's id. A has won.
 - No page after the link: nobody has ever removed c<n>, so the link was the first one. A has won.
 - A late c<n> is never taken for a commit: readers believe a commit file only if, *after* reading it, its
-  block has no page; else they read the page. Its version is below the newest one, always.
+  block has no page; else they read the page. Its number is below the newest one, always.
 - Two folders: both write the same bytes; one links. A folder that read a late c<n> began before the page was
   there and finds it when it links. Each fsyncs the folders before it removes anything.
 - F dies before the link: a temporary file, swept later. After it: leftover commits, ignored, and removed by
@@ -61,8 +64,8 @@ class RunGoneError(Exception):
     """The run was deleted while it was read."""
 
 
-def block_of(version: int) -> int:
-    return (version - 1) // BLOCK
+def block_of(number: int) -> int:
+    return (number - 1) // BLOCK
 
 
 class RunFolder:
@@ -85,75 +88,90 @@ class RunFolder:
         self.pages = disk.folder("runs", name, "pages")
         self.tombstone = disk.folder("tombstones") / name
 
-    def commit(self, version: int, first: int, state: str, messages: Sequence[str]) -> None:
-        """Write the next version; `first` is the seq of its first message. Raises `ConflictError` and
-        `StoreError`."""
+    def commit(self, version: int, base: int, first: int, state: str, messages: Sequence[str]) -> None:
+        """Write a version on top of version `base`; `first` is the seq of its first message. Raises
+        `ConflictError` and `StoreError`."""
         commit_id = uuid4().hex
         header = {"id": commit_id, "version": version, "first": first, "count": first + len(messages)}
-        self._check_predecessor(version, first)
-        if version == 1:
+        number = self._number_after(base, first)
+        if number == 1:
             self._disk.make_folder(*self._names)
         chunks = [line.encode() + b"\n" for line in (json.dumps(header), state, *messages)]
-        if not self._link(version, chunks) or not self._stands(version, commit_id):
+        if not self._link(number, chunks) or not self._stands(number, commit_id):
             raise ConflictError
-        if version > BLOCK and version % FOLD_EVERY == 1:
+        if number > BLOCK and number % FOLD_EVERY == 1:
             # The commit is durable; a fold that fails is made up for by a later one.
             with suppress(OSError, RunGoneError):
-                self.fold_below(version)
+                self.fold_below(number)
 
-    def _check_predecessor(self, version: int, first: int) -> None:
+    def _number_after(self, base: int, first: int) -> int:
+        """Return the number of the commit that comes after version `base`."""
         if self.tombstone.exists():
             raise ConflictError
-        count = 0
-        if version > 1:
-            try:
-                count = self._commit_header(version - 1)["count"]
-            except FileNotFoundError:
-                raise ConflictError from None
+        number, count = 1, 0
+        if base:
+            number, header = self._find(base)
+            number, count = number + 1, header["count"]
         elif self.newest() is not None:
             raise ConflictError
         if count != first:
             # A writer that is stale as well learns the more important thing.
-            if self._commit_path(version).exists():
+            if self._commit_path(number).exists():
                 raise ConflictError
             raise wrong_count(count, first)
+        return number
 
-    def _link(self, version: int, chunks: list[bytes]) -> bool:
+    def _find(self, version: int) -> tuple[int, Header]:
+        """Return the number and the header of the commit that made a version, if it may be the newest one.
+        Raises `ConflictError`."""
+        found = self._made(version, version) or self._made(max(self._numbers(), default=0), version)
+        if found is None:
+            raise ConflictError
+        return found
+
+    def _made(self, number: int, version: int) -> tuple[int, Header] | None:
+        with suppress(FileNotFoundError):
+            header = self._commit_header(number)
+            if header["version"] == version and not self._page_path(block_of(number)).exists():
+                return number, header
+        return None
+
+    def _link(self, number: int, chunks: list[bytes]) -> bool:
         try:
-            return self._disk.create(self._commit_path(version), chunks)
+            return self._disk.create(self._commit_path(number), chunks)
         except FileNotFoundError:  # the folder was moved away by a deleter
             return False
 
-    def _stands(self, version: int, commit_id: str) -> bool:
-        page = self._page_header(block_of(version))
+    def _stands(self, number: int, commit_id: str) -> bool:
+        page = self._page_header(block_of(number))
         if page is not None:
-            place = (version - 1) % BLOCK
+            place = (number - 1) % BLOCK
             return bool(page["commits"][place][0] == commit_id)
         return not self.tombstone.exists()
 
     def newest(self) -> tuple[int, bytes] | None:
-        """Return the newest version and its state, or None where there is no run."""
+        """Return the number of the newest commit and its state, or None where there is no run."""
         for _ in range(_RESCANS):
-            versions = self._commit_versions()
-            if not versions and not self._any_page():
+            numbers = self._numbers()
+            if not numbers and not self._any_page():
                 return None
-            found = self._state_of(max(versions, default=0))
+            found = self._state_of(max(numbers, default=0))
             if self.tombstone.exists():
                 return None
             if found is not None:
-                return max(versions), found
+                return max(numbers), found
         raise StoreUnavailableError("The run changes faster than it can be read.")
 
-    def _state_of(self, version: int) -> bytes | None:
+    def _state_of(self, number: int) -> bytes | None:
         try:
-            with self._disk.open(self._commit_path(version)) as file:
+            with self._disk.open(self._commit_path(number)) as file:
                 file.readline()
                 state = file.readline()
         except FileNotFoundError:
             return None
-        return None if self._page_path(block_of(version)).exists() else state
+        return None if self._page_path(block_of(number)).exists() else state
 
-    def _commit_versions(self) -> list[int]:
+    def _numbers(self) -> list[int]:
         with suppress(FileNotFoundError), os.scandir(self.path) as entries:
             return [int(entry.name[1:]) for entry in entries if entry.name.startswith("c")]
         return []
@@ -190,21 +208,21 @@ class RunFolder:
         if lines is not None:
             return lines
         with suppress(FileNotFoundError):
-            versions = range(max(start, block * BLOCK + 1), min(last, (block + 1) * BLOCK) + 1)
-            lines = [line for version in versions for line in self._commit_lines(version)]
+            numbers = range(max(start, block * BLOCK + 1), min(last, (block + 1) * BLOCK) + 1)
+            lines = [line for number in numbers for line in self._commit_lines(number)]
         folded = self._page_lines(block)
         lines = lines if folded is None else folded
         if lines is None:
             raise RunGoneError
         return lines
 
-    def _count_at(self, version: int) -> int:
-        block, place = block_of(version), (version - 1) % BLOCK
+    def _count_at(self, number: int) -> int:
+        block, place = block_of(number), (number - 1) % BLOCK
         page = self._page_header(block)
         if page is None:
             count = None
             with suppress(FileNotFoundError):
-                count = int(self._commit_header(version)["count"])
+                count = int(self._commit_header(number)["count"])
             page = self._page_header(block)
             if page is None and count is not None:
                 return count
@@ -212,13 +230,13 @@ class RunFolder:
             raise RunGoneError
         return int(page["commits"][place][1])
 
-    def fold_below(self, version: int) -> None:
-        """Fold every complete block below the one of `version`, and remove what is folded."""
-        versions = self._commit_versions()
-        for block in sorted({block_of(each) for each in versions}):
-            if block < block_of(version):
+    def fold_below(self, number: int) -> None:
+        """Fold every complete block below the one of `number`, and remove what is folded."""
+        numbers = self._numbers()
+        for block in sorted({block_of(each) for each in numbers}):
+            if block < block_of(number):
                 self._fold(block)
-                for each in versions:
+                for each in numbers:
                     if block_of(each) == block:
                         self._commit_path(each).unlink(missing_ok=True)
 
@@ -230,29 +248,29 @@ class RunFolder:
         sync_folder(self.pages)
 
     def _write_page(self, block: int) -> None:
-        versions = range(block * BLOCK + 1, (block + 1) * BLOCK + 1)
+        numbers = range(block * BLOCK + 1, (block + 1) * BLOCK + 1)
         try:
-            headers = [self._commit_header(version) for version in versions]
+            headers = [self._commit_header(number) for number in numbers]
             commits = [[header["id"], header["count"]] for header in headers]
             page = {"block": block, "first": headers[0]["first"], "commits": commits}
-            bodies = (line for version in versions for _, line in self._commit_lines(version))
+            bodies = (line for number in numbers for _, line in self._commit_lines(number))
             self._disk.create(self._page_path(block), _chunks(page, bodies))
         except FileNotFoundError:
             if self._page_header(block) is None:
                 raise RunGoneError from None
 
-    def _commit_path(self, version: int) -> Path:
-        return self.path / f"c{version:012d}"
+    def _commit_path(self, number: int) -> Path:
+        return self.path / f"c{number:012d}"
 
     def _page_path(self, block: int) -> Path:
         return self.pages / f"{block:09d}"
 
-    def _commit_header(self, version: int) -> Header:
-        with self._disk.open(self._commit_path(version)) as file:
+    def _commit_header(self, number: int) -> Header:
+        with self._disk.open(self._commit_path(number)) as file:
             return _header(file)
 
-    def _commit_lines(self, version: int) -> list[Line]:
-        with self._disk.open(self._commit_path(version)) as file:
+    def _commit_lines(self, number: int) -> list[Line]:
+        with self._disk.open(self._commit_path(number)) as file:
             first = int(_header(file)["first"])
             file.readline()
             return list(enumerate(file, first))

@@ -76,12 +76,14 @@ class MemoryAdapter:
             raise RunNotFoundError(f"There is no run {run_id} in this store.")
         return decode_state(run.state)
 
-    async def save_run(self, state: RunState, messages: Sequence[Message]) -> None:
-        first = check_commit(state, messages)
+    async def save_run(
+        self, state: RunState, messages: Sequence[Message], *, expected: int | None = None
+    ) -> None:
+        base, first = check_commit(state, messages, expected)
         body, bodies = encode(state), [encode(message) for message in messages]
         with self._lock:
             run = self._standing(state.run_id)
-            if run.deleted_until is not None or run.version != state.version - 1:
+            if run.deleted_until is not None or run.version != base:
                 raise ConflictError
             if len(run.messages) != first:
                 raise wrong_count(len(run.messages), first)

@@ -69,8 +69,10 @@ class MongoAdapter:
             raise RunNotFoundError(f"There is no run {run_id} in this store.")
         return decode_state(body)
 
-    async def save_run(self, state: RunState, messages: Sequence[Message]) -> None:
-        first = check_commit(state, messages)
+    async def save_run(
+        self, state: RunState, messages: Sequence[Message], *, expected: int | None = None
+    ) -> None:
+        base, first = check_commit(state, messages, expected)
         searched = {
             "status": state.status,
             "handler": state.handler,
@@ -79,7 +81,7 @@ class MongoAdapter:
             "created_at": position(state)[0],
         }
         bodies = [encode(message) for message in messages]
-        commit = Commit(_check(state.run_id), state.version, first, searched, encode(state), bodies)
+        commit = Commit(_check(state.run_id), state.version, base, first, searched, encode(state), bodies)
         await self._database.write(lambda database: Runs(database).commit(commit))
 
     async def list_runs(

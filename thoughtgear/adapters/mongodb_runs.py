@@ -87,10 +87,12 @@ Listed = tuple[Position, str | bytes | None]
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit as it goes in. `first` is the seq of its first message, `searched` is for `list_runs`."""
+    """A commit as it goes in. `base` is the version that it comes on top of, `first` the seq of its first
+    message, `searched` is for `list_runs`."""
 
     run_id: str
     version: int
+    base: int
     first: int
     searched: Mapping[str, Any]
     body: str
@@ -99,7 +101,7 @@ class Commit:
 
     @property
     def filter(self) -> Row:
-        expected = {"_id": self.run_id, "version": self.version - 1, "message_count": self.first}
+        expected = {"_id": self.run_id, "version": self.base, "message_count": self.first}
         return {**expected, "tail_bytes": {"$lt": FULL_BYTES}}
 
 
@@ -149,7 +151,7 @@ class Runs:
 
     async def commit(self, commit: Commit) -> None:
         """Write the next version. Raises `ConflictError` and `StoreError`."""
-        if commit.version > 1:
+        if commit.base:
             await self._update(commit)
         elif commit.first:
             await self._stands(commit)
@@ -202,10 +204,10 @@ class Runs:
         if run is not None and run.get("commit") == commit.id:
             return True
         version, count = (run.get("version"), run.get("message_count", 0)) if run else (0, 0)
-        if version == commit.version - 1 and count == commit.first:
+        if version == commit.base and count == commit.first:
             return False
         await self._chunks.drop(placed.apart if placed else [])
-        raise ConflictError if version != commit.version - 1 else wrong_count(count, commit.first)
+        raise ConflictError if version != commit.base else wrong_count(count, commit.first)
 
     async def _place(self, commit: Commit, incarnation: str | None) -> _Placed:
         state = await self._placed(commit, commit.body, COMMIT_BYTES, incarnation)

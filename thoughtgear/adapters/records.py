@@ -113,15 +113,19 @@ def _newer(found: int) -> NewerFormatError:
     return NewerFormatError(f"A record has format {found}, this version reads up to {FORMAT}: upgrade it.")
 
 
-def check_commit(state: RunState, messages: Sequence[Message]) -> int:
-    """Return the `message_count` that the store must stand at. Raises `StoreError` for a gap in the seqs."""
+def check_commit(
+    state: RunState, messages: Sequence[Message], expected: int | None = None
+) -> tuple[int, int]:
+    """Return the version and the `message_count` that the store must stand at. Raises `StoreError` for a gap
+    in the seqs, and for a commit that does not go forward."""
     check_key(state.run_id)
-    if state.version < 1:
-        raise StoreError("A commit makes version 1 or a later one.")
+    expected = state.version - 1 if expected is None else expected
+    if not 0 <= expected < state.version:
+        raise StoreError("A commit makes version 1 or a later one, on top of a lower one or of none.")
     first = state.message_count - len(messages)
     if first < 0 or [message.seq for message in messages] != list(range(first, state.message_count)):
         raise StoreError("The messages of a commit must be the last ones of the transcript, without gaps.")
-    return first
+    return expected, first
 
 
 def wrong_count(stored: int, expected: int) -> StoreError:

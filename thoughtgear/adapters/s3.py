@@ -61,12 +61,15 @@ class S3Adapter:
             raise RunNotFoundError(f"There is no run {run_id} in this store.")
         return decode_state(head.state)
 
-    async def save_run(self, state: RunState, messages: Sequence[Message]) -> None:
-        first = check_commit(state, messages)
+    async def save_run(
+        self, state: RunState, messages: Sequence[Message], *, expected: int | None = None
+    ) -> None:
+        base, first = check_commit(state, messages, expected)
         await self._runs.commit(
             Commit(
                 run_id=state.run_id,
                 version=state.version,
+                base=base,
                 first=first,
                 state=encode(state).encode(),
                 lines=[encode(message).encode() for message in messages],

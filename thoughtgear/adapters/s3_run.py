@@ -74,11 +74,12 @@ DELETE_TRIES = 100
 
 @dataclass(frozen=True)
 class Commit:
-    """What a commit makes: a version with its state and the lines from seq `first` on; where the run stands
-    in the lists; whether it has ended."""
+    """What a commit makes on top of version `base`: a version with its state and the lines from seq `first`
+    on; where the run stands in the lists; whether it has ended."""
 
     run_id: str
     version: int
+    base: int
     first: int
     state: bytes
     lines: Sequence[bytes]
@@ -125,10 +126,10 @@ class Runs:
 
     async def _predecessor(self, name: str, commit: Commit) -> Head | None:
         known = self._cache.get(name)
-        if _alive(known) and (known.version, known.count) == (commit.version - 1, commit.first):
+        if _alive(known) and (known.version, known.count) == (commit.base, commit.first):
             return known
         # A creation expects nothing: if there is something, the put will fail and tell.
-        return await self._read(name) if commit.version > 1 else None
+        return await self._read(name) if commit.base else None
 
     async def _replace(self, name: str, head: Head | None, draft: Head) -> Head | None:
         """Put the draft in the place of the head, and return what stands there now."""
@@ -251,7 +252,7 @@ def _check(head: Head | None, commit: Commit) -> None:
     if head is not None and head.deleted_until is not None and not _expired(head):
         raise ConflictError
     version, count = (head.version, head.count) if _alive(head) else (0, 0)
-    if version != commit.version - 1:
+    if version != commit.base:
         raise ConflictError
     if count != commit.first:
         raise wrong_count(count, commit.first)

@@ -106,13 +106,18 @@ class SqlAdapter:
             raise RunNotFoundError(f"There is no run {run_id} in this store.")
         return decode_state(body)
 
-    async def save_run(self, state: RunState, messages: Sequence[Message]) -> None:
-        first = check_commit(state, messages)
+    async def save_run(
+        self, state: RunState, messages: Sequence[Message], *, expected: int | None = None
+    ) -> None:
+        base, first = check_commit(state, messages, expected)
         row = _row_of(state)
         added = [{"run_id": state.run_id, "seq": each.seq, "body": encode(each)} for each in messages]
 
         def txn(connection: Connection) -> None:
-            (_create if state.version == 1 else _update)(connection, row, first)
+            if base:
+                _update(connection, row, base, first)
+            else:
+                _create(connection, row, first)
             if added:
                 schema.ADD_MESSAGE.change(connection, *added)
 
@@ -216,13 +221,12 @@ def _create(connection: Connection, row: dict[str, Any], first: int) -> None:
         raise ConflictError from exc
 
 
-def _update(connection: Connection, row: dict[str, Any], first: int) -> None:
-    version = row["version"] - 1
-    expected = {**row, "id": row["run_id"], "from_version": version, "from_count": first}
+def _update(connection: Connection, row: dict[str, Any], base: int, first: int) -> None:
+    expected = {**row, "id": row["run_id"], "from_version": base, "from_count": first}
     if schema.UPDATE_RUN.change(connection, expected) == 1:
         return
     standing, count, _ = schema.STANDING.first(connection, row) or (None, 0, None)
-    if standing != version:
+    if standing != base:
         raise ConflictError
     raise wrong_count(count, first)
 

@@ -12,10 +12,11 @@ It needs pytest and pytest-asyncio.
 
 import pytest
 
-for _name in ("case", "documents", "races", "runs", "shared"):
+for _name in ("case", "copies", "documents", "races", "runs", "shared"):
     pytest.register_assert_rewrite(f"{__name__}.{_name}")
 
 from thoughtgear.testing.case import StoreCase, append, follow_up, new_run  # noqa: E402  rewritten asserts first
+from thoughtgear.testing.copies import CopyClauses  # noqa: E402  as above
 from thoughtgear.testing.documents import DocumentClauses  # noqa: E402  as above
 from thoughtgear.testing.races import RaceClauses  # noqa: E402  as above
 from thoughtgear.testing.runs import ListClauses, RunClauses  # noqa: E402  as above
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 
-class AdapterConformance(RunClauses, ListClauses, DocumentClauses, RaceClauses):
+class AdapterConformance(RunClauses, CopyClauses, ListClauses, DocumentClauses, RaceClauses):
     """The contract of `OrmAdapter`, a test per clause. Override `open_store`."""
 
 
