@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from thoughtgear.loop import Limits as Limits
     from thoughtgear.models import Message as Message
     from thoughtgear.models import RunState as RunState
+    from thoughtgear.notes import memory_tools as memory_tools
+    from thoughtgear.prompts import File as File
     from thoughtgear.tools import Tool as Tool
     from thoughtgear.tools import ToolContext as ToolContext
     from thoughtgear.tools import tool as tool
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Callbacks": "callbacks",
+    "File": "prompts",
     "Limits": "loop",
     "LocalExecutor": "executors.local",
     "Message": "models",
@@ -36,6 +39,7 @@ _WHERE = {
     "Tool": "tools",
     "ToolContext": "tools",
     "build_worker": "worker",
+    "memory_tools": "notes",
     "tool": "tools",
 }
 

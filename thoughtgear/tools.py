@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, get_args, overload
 
 from pydantic import BaseModel
@@ -17,8 +18,8 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from thoughtgear import schema
 from thoughtgear.docstrings import parse_docstring
-from thoughtgear.errors import ConfigurationError
-from thoughtgear.memory import Memory
+from thoughtgear.errors import ConfigurationError, InvalidInputError
+from thoughtgear.memory import Memory, Scope, scope_of
 from thoughtgear.models import ToolPolicy
 from thoughtgear.protocols import ToolSpec
 
@@ -36,7 +37,8 @@ class ToolContext:
 
     `idempotency_key` is the same however often the call is tried: give it to the system that you change.
     `attempt` counts the tries of the iteration, from 1. `beat` is what `heartbeat` calls; it is called in
-    the event loop that made the context. Plain functions use `memory.sync`.
+    the event loop that made the context. `memory` is the user's, else the session's, else the run's own;
+    plain functions use `memory.sync`.
     """
 
     run_id: str
@@ -55,6 +57,14 @@ class ToolContext:
         self._loop: asyncio.AbstractEventLoop | None = None
         with suppress(RuntimeError):
             self._loop = asyncio.get_running_loop()
+
+    def memory_of(self, scope: Scope) -> Memory:
+        """Return what is remembered for the run's user or session, or for the run itself. Raises
+        `InvalidInputError`, whose message is for the model, where the run has none."""
+        name = scope_of(self, scope)
+        if name is None:
+            raise InvalidInputError(f"This memory is a {scope}'s, and this run has no {scope}.")
+        return self.memory.at(name)
 
     def heartbeat(self, *details: Any) -> None:
         """Say that the tool is alive and how far it is. Works from any thread; after the end of the run
@@ -77,7 +87,9 @@ class Tool:
 
     `policy`: an `idempotent` tool may run again after a crash, with the same idempotency key; an
     `at_most_once` tool never. `timeout` is in seconds. `parallel`: it may run beside other calls.
-    Calling the tool calls the function. Raises `ConfigurationError`.
+    `cache`: for so long a result is used again for the same user, handler and arguments, instead of running
+    the tool; only for a tool whose result depends on nothing else. Another `version` of the tool starts
+    afresh. Calling the tool calls the function. Raises `ConfigurationError`.
     """
 
     def __init__(
@@ -91,6 +103,8 @@ class Tool:
         policy: ToolPolicy = "idempotent",
         timeout: float = DEFAULT_TIMEOUT,
         parallel: bool = True,
+        cache: timedelta | None = None,
+        version: str = "1",
     ) -> None:
         if not callable(handler):
             raise ConfigurationError(f"Tool {key!r}: handler must be a function.")
@@ -102,6 +116,7 @@ class Tool:
             raise ConfigurationError(f"Tool {key!r}: parameters must be a JSON Schema or a pydantic model.")
         arguments = schema.for_handler(arguments, handler, f"Tool {key!r}", ToolContext)
         self._set(key, description, content, handler, arguments, policy, timeout, parallel)
+        self._set_cache(cache, version)
 
     @classmethod
     def from_function(
@@ -113,6 +128,8 @@ class Tool:
         policy: ToolPolicy = "idempotent",
         timeout: float = DEFAULT_TIMEOUT,
         parallel: bool = True,
+        cache: timedelta | None = None,
+        version: str = "1",
     ) -> Tool:
         """Make a tool of a function with type hints; see `tool`."""
         key = name or str(getattr(function, "__name__", ""))
@@ -124,6 +141,7 @@ class Tool:
             description = parse_docstring(inspect.getdoc(function) or "").description
         made = cls.__new__(cls)
         made._set(key, description, "", function, arguments, policy, timeout, parallel)
+        made._set_cache(cache, version)
         return made
 
     def _set(
@@ -151,6 +169,18 @@ class Tool:
         self.name = wire_name(key)
         self.is_async = _is_async(handler)
         self._arguments = arguments
+
+    def _set_cache(self, cache: timedelta | None, version: str) -> None:
+        if cache is not None and (not isinstance(cache, timedelta) or cache <= timedelta(0)):
+            raise ConfigurationError(f"Tool {self.key!r}: cache must be a timedelta above zero.")
+        if cache is not None and self.policy == "at_most_once":
+            raise ConfigurationError(
+                f"Tool {self.key!r}: at_most_once is for effects, and a cached result would leave the effect "
+                "out; drop cache= or the policy."
+            )
+        if not isinstance(version, str) or not version:
+            raise ConfigurationError(f"Tool {self.key!r}: version must be a text that is not empty.")
+        self.cache, self.version = cache, version
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -208,6 +238,8 @@ def tool(
     policy: ToolPolicy = "idempotent",
     timeout: float = DEFAULT_TIMEOUT,
     parallel: bool = True,
+    cache: timedelta | None = None,
+    version: str = "1",
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 
 
@@ -220,6 +252,8 @@ def tool(
     policy: ToolPolicy = "idempotent",
     timeout: float = DEFAULT_TIMEOUT,
     parallel: bool = True,
+    cache: timedelta | None = None,
+    version: str = "1",
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a tool of an async or plain function, as `@tool` or `@tool(policy="at_most_once")`.
 
@@ -230,7 +264,14 @@ def tool(
 
     def make(target: Callable[..., Any]) -> Tool:
         return Tool.from_function(
-            target, name=name, description=description, policy=policy, timeout=timeout, parallel=parallel
+            target,
+            name=name,
+            description=description,
+            policy=policy,
+            timeout=timeout,
+            parallel=parallel,
+            cache=cache,
+            version=version,
         )
 
     return make if function is None else make(function)
