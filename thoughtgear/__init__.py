@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from thoughtgear.callbacks import Callbacks as Callbacks
     from thoughtgear.client import RunClient as RunClient
+    from thoughtgear.errors import OutcomeUnknownError as OutcomeUnknownError
     from thoughtgear.executors.local import LocalExecutor as LocalExecutor
     from thoughtgear.executors.temporal import TemporalExecutor as TemporalExecutor
     from thoughtgear.handler import PromptHandler as PromptHandler
     from thoughtgear.loop import Limits as Limits
     from thoughtgear.models import Message as Message
     from thoughtgear.models import RunState as RunState
-    from thoughtgear.notes import memory_tools as memory_tools
-    from thoughtgear.prompts import File as File
+    from thoughtgear.outcomes import Done as Done
+    from thoughtgear.outcomes import Void as Void
     from thoughtgear.tools import Tool as Tool
     from thoughtgear.tools import ToolContext as ToolContext
     from thoughtgear.tools import tool as tool
@@ -27,10 +28,11 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Callbacks": "callbacks",
-    "File": "prompts",
+    "Done": "outcomes",
     "Limits": "loop",
     "LocalExecutor": "executors.local",
     "Message": "models",
+    "OutcomeUnknownError": "errors",
     "PromptHandler": "handler",
     "RunClient": "client",
     "RunState": "models",
@@ -38,8 +40,8 @@ _WHERE = {
     "ThoughtgearPlugin": "worker",
     "Tool": "tools",
     "ToolContext": "tools",
+    "Void": "outcomes",
     "build_worker": "worker",
-    "memory_tools": "notes",
     "tool": "tools",
 }
 

@@ -7,20 +7,19 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from thoughtgear.agent import Agent
-from thoughtgear.cache import Slot, key_of
 from thoughtgear.commit import RunWriter
-from thoughtgear.errors import InvalidInputError, SupersededError
-from thoughtgear.memory import Memory, Scope, scope_of
+from thoughtgear.errors import InvalidInputError, OutcomeUnknownError, SupersededError
+from thoughtgear.memory import Memory
 from thoughtgear.models import CallRecord, RunState, ToolCall, ToolResult
+from thoughtgear.outcomes import Done, Outcome, Reconcile, Void
 from thoughtgear.protocols import Attempt
 from thoughtgear.threads import ThreadsBusyError
-from thoughtgear.tools import Tool, ToolContext, cut, result_text
-from thoughtgear.transitions import mark_started, save_results, unfinished
+from thoughtgear.tools import Tool, ToolContext, cut, idempotency_key, result_text
+from thoughtgear.transitions import known, mark_started, save_results, unfinished
 
 GRACE_SECONDS = 0.05
 """How long finished calls wait for their siblings before they are saved without them."""
@@ -34,11 +33,13 @@ log = logging.getLogger("thoughtgear")
 class Calls:
     """Runs the open calls of the current iteration.
 
-    `finished` holds the results that no commit has yet, in the order of their completion.
+    `finished` holds the results that no commit has yet, in the order of their completion, `unsettled` the
+    ids of the calls whose outcome a person is to tell.
     """
 
     def __init__(self, agent: Agent, writer: RunWriter, attempt: Attempt) -> None:
         self.finished: list[ToolResult] = []
+        self.unsettled: list[str] = []
         self._agent = agent
         self._writer = writer
         self._attempt = attempt
@@ -47,14 +48,16 @@ class Calls:
     async def run(self) -> None:
         """Run every open call to its end; what is done while a sibling goes on is saved.
 
-        A call that an earlier attempt left `started` is not run again: its outcome is unknown. When this
-        is cancelled or superseded, the calls are stopped and what has finished is saved if it still may be.
+        A call that an earlier attempt left `started` is not run again: its tool says what became of it, or
+        nobody knows. When this is cancelled or superseded, the calls are stopped and what has finished is
+        saved if it still may be.
         """
         rows = self._writer.state.ledger
-        self.finished += [unfinished(row) for row in rows if row.status == "started"]
         pending = [row for row in rows if row.status == "pending"]
         in_order = any(not self._may_overlap(row) for row in pending)
         tasks = {asyncio.create_task(self._call(row, in_order)) for row in pending}
+        started = [row for row in rows if row.status == "started"]
+        tasks |= {asyncio.create_task(self._keep(row, self._resolve(row))) for row in started}
         try:
             await self._collect(tasks)
         except BaseException as exc:
@@ -94,12 +97,15 @@ class Calls:
     async def _call(self, row: CallRecord, in_order: bool) -> None:
         if in_order:
             async with self._turn:
-                await self._call_and_keep(row)
+                await self._keep(row, self._result(row))
         else:
-            await self._call_and_keep(row)
+            await self._keep(row, self._result(row))
 
-    async def _call_and_keep(self, row: CallRecord) -> None:
-        result = await self._result(row)
+    async def _keep(self, row: CallRecord, work: Awaitable[ToolResult]) -> None:
+        result = await work
+        if result.status == "unknown" and row.on_unknown == "ask_person":
+            self.unsettled.append(row.call.id)
+            return
         self.finished.append(result)
         await self._agent.callbacks.fire("on_tool_end", self._writer.state.run_id, result)
 
@@ -113,24 +119,7 @@ class Calls:
             arguments = tool.validate(call.arguments)
         except InvalidInputError as exc:
             return _error(call, str(exc))
-        if tool.cache is None:
-            return self._cut(await self._execute(row, tool, arguments))
-        slot = self._slot(call, tool, arguments, tool.cache)
-        content = await slot.find()
-        if (
-            content is not None
-        ):  # no effect, so no check before it: the commit fences it as it does all results
-            return ToolResult(call_id=call.id, name=call.name, content=content, cached=True)
-        result = self._cut(await self._execute(row, tool, arguments))
-        if result.status == "ok":
-            await slot.keep(result.content)
-        return result
-
-    def _slot(self, call: ToolCall, tool: Tool, arguments: dict[str, Any], lasts: timedelta) -> Slot:
-        agent, state = self._agent, self._writer.state
-        limit = agent.limits.tool_result_bytes
-        key = key_of(state.user_id, agent.name, tool, limit, call.arguments, arguments)
-        return Slot(agent.store, key, lasts, label=f"{tool.name} in run {state.run_id}")
+        return self._cut(await self._execute(row, tool, arguments))
 
     async def _execute(self, row: CallRecord, tool: Tool, arguments: dict[str, Any]) -> ToolResult:
         """Run a valid call: a plain function takes a thread first, so that the check comes last. Where none
@@ -164,7 +153,34 @@ class Calls:
                 raise
             return _error(call, _describe(exc))
         except Exception as exc:
+            if isinstance(exc, OutcomeUnknownError) or (scope.expired() and row.policy == "at_most_once"):
+                return await self._resolve(row)
             return _timed_out(row, tool) if scope.expired() else _error(call, _describe(exc))
+
+    async def _resolve(self, row: CallRecord) -> ToolResult:
+        """What became of a call whose end was not seen: what the tool's `reconcile` finds out, or unknown."""
+        tool, outcome = self._agent.toolbox.find(row.call.name), None
+        if tool is not None and tool.reconcile is not None:
+            outcome = await self._reconcile(tool, tool.reconcile, row.call.id)
+        if isinstance(outcome, Done):
+            return self._cut(known(row.call, done=True, text=result_text(outcome.result)))
+        if isinstance(outcome, Void):
+            return self._cut(known(row.call, done=False, text=outcome.reason))
+        return unfinished(row.model_copy(update={"status": "started"}))
+
+    async def _reconcile(self, tool: Tool, reconcile: Reconcile, call_id: str) -> Outcome:
+        """Have the tool settle the key outside, which is an effect. Where that fails, nobody knows."""
+        run_id = self._writer.state.run_id
+        ask = partial(reconcile, idempotency_key(run_id, call_id))
+        await self._writer.check()
+        try:
+            async with asyncio.timeout(tool.timeout), self._agent.threads.place(tool.timeout) as place:
+                found = ask() if inspect.iscoroutinefunction(reconcile) else await place.run(ask)
+                outcome: Outcome = await found if inspect.isawaitable(found) else found
+                return outcome
+        except Exception as exc:
+            log.warning("reconcile of call %s: %s", call_id, type(exc).__name__, extra={"run_id": run_id})
+            return None
 
     def _context(self, call: ToolCall, scope: asyncio.Timeout, seconds: float) -> ToolContext:
         state = self._writer.state
@@ -187,8 +203,11 @@ class Calls:
 
 def memory_scope(state: RunState) -> str:
     """Whose memory a tool sees: the user's, else the session's, else the run's own."""
-    scopes: tuple[Scope, ...] = ("user", "session", "run")
-    return next(name for scope in scopes if (name := scope_of(state, scope)) is not None)
+    for kind in ("user_id", "session_id", "run_id"):
+        value = getattr(state, kind)
+        if value is not None:
+            break
+    return f"{kind.removesuffix('_id')}:{value}"
 
 
 def _extend(scope: asyncio.Timeout, seconds: float, *_details: Any) -> None:
@@ -214,6 +233,4 @@ def _error(call: ToolCall, text: str) -> ToolResult:
 
 
 def _timed_out(row: CallRecord, tool: Tool) -> ToolResult:
-    if row.policy == "at_most_once":
-        return unfinished(row.model_copy(update={"status": "started"}))
     return _error(row.call, f"The tool gave no sign of life for {tool.timeout:g} s and was stopped.")

@@ -1,4 +1,4 @@
-"""What the commands do that concern one run: `run`, `wait`, `cancel`. `cli` parses and calls."""
+"""What the commands do that concern one run: `run`, `wait`, `cancel`, `settle`. `cli` parses and calls."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from thoughtgear.desk import Desk, open_desk
 from thoughtgear.errors import ConfigurationError, WaitTimeoutError
 from thoughtgear.follow import IDLE_SECONDS, Follower
 from thoughtgear.models import RunState
+from thoughtgear.outcomes import Outcome
 from thoughtgear.place import NewPrompt, Output, Place
 from thoughtgear.render import RunView, print_json, run_record, summary_line
 
@@ -79,6 +80,21 @@ async def cancel(place: Place, run_id: str, output: Output) -> int:
     else:
         output.err.print(summary_line(state), soft_wrap=True)
     return 0 if state.over else 1
+
+
+async def settle(place: Place, run_id: str, call_id: str, outcome: Outcome, output: Output) -> int:
+    """Store a person's decision about a call, and wake what drives the run."""
+    async with open_desk(place, run_id) as desk:
+        # A local run goes on in its own process, or when it is continued: not in this one.
+        remote = desk.client is not None
+        state = await desk.handler.settle(run_id, call_id, outcome, schedule=remote)
+        why = None if remote or state.over else await desk.why_idle(state)
+    if output.as_json:
+        print_json(run_record(state))
+    else:
+        text = why or f"Run {run_id} goes on. See it with: {desk.again(f'wait {run_id}')}"
+        output.err.print(f"Call {call_id} is settled. {text}", soft_wrap=True, highlight=False)
+    return 0
 
 
 def _require_worker(desk: Desk) -> None:

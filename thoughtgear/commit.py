@@ -24,6 +24,7 @@ from thoughtgear.errors import (
     StoreUnavailableError,
     SupersededError,
 )
+from thoughtgear.loop import go_on
 from thoughtgear.models import Claim, Driver, Message, RunState, now
 from thoughtgear.protocols import Attempt, OrmAdapter
 
@@ -260,6 +261,5 @@ def unchanged(state: RunState) -> list[Message]:
 
 def _start(state: RunState) -> list[Message]:
     """The change of a claim: the run is running, and its clock ticks from the first claim on."""
-    state.status = "running"
-    state.started_at = state.started_at or now()
+    go_on(state)
     return []

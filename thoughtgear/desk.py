@@ -15,6 +15,7 @@ from thoughtgear.executors.local import LocalExecutor
 from thoughtgear.handler import PromptHandler
 from thoughtgear.models import TASK_QUEUE, RunState
 from thoughtgear.place import Place, open_named_store
+from thoughtgear.render import waiting_text
 
 if TYPE_CHECKING:
     from temporalio.client import Client
@@ -72,6 +73,8 @@ class Desk:
 
     async def why_idle(self, state: RunState) -> str | None:
         """Why nothing happens, as far as that can be known."""
+        if state.unsettled:
+            return waiting_text(state, self.again)
         if self.client is not None and state.driver.executor == "temporal":
             from thoughtgear.client import pollers
 

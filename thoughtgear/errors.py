@@ -14,6 +14,7 @@
     ├── WaitTimeoutError              also a TimeoutError: the run goes on
     ├── ExecutorUnavailableError      retryable: the run is durable, and nothing was told to drive it
     ├── RunBusyError                  retryable: another attempt holds the run
+    ├── OutcomeUnknownError           raised by a tool that can't tell whether it took effect
     ├── SupersededError               a newer attempt holds the run; the store is untouched
     ├── StoreError
     │   ├── ConflictError             someone else committed first; nothing was written
@@ -106,6 +107,10 @@ class RunBusyError(ThoughtgearError):
 
 class SupersededError(ThoughtgearError):
     """A newer attempt holds this run; nothing was written."""
+
+
+class OutcomeUnknownError(ThoughtgearError):
+    """The tool can't tell whether its call took effect."""
 
 
 class StoreError(ThoughtgearError):

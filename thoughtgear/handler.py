@@ -7,36 +7,32 @@ import hashlib
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 from uuid import uuid4
 
-from thoughtgear import inbox, registry
+from thoughtgear import control, inbox, registry
 from thoughtgear.agent import Agent, Context
 from thoughtgear.callbacks import Callbacks
-from thoughtgear.commit import RunWriter, unchanged
 from thoughtgear.errors import (
     ConfigurationError,
     ExecutorUnavailableError,
     RunBusyError,
     RunNotFoundError,
-    StoreError,
-    SupersededError,
     WaitTimeoutError,
 )
 from thoughtgear.ids import check_label, check_run_id
-from thoughtgear.iteration import run_iteration, told_end
+from thoughtgear.iteration import run_iteration
 from thoughtgear.loop import Limits, next_step
 from thoughtgear.models import Driver, InboxItem, IterationResult, Message, RunError, RunState
+from thoughtgear.outcomes import Outcome
 from thoughtgear.prompts import File, Prompt, create_run
 from thoughtgear.protocols import Attempt, Executor, ModelProvider, OrmAdapter
 from thoughtgear.sessions import OnBusy, Sessions
 from thoughtgear.threads import ToolThreads
 from thoughtgear.tools import Tool, ToolBox
 from thoughtgear.transcript import Transcripts
-from thoughtgear.transitions import end_run
 
 T = TypeVar("T")
 
@@ -251,12 +247,7 @@ class PromptHandler:
     async def release(self, run_id: str, scope: str) -> None:
         """Give back the claim that a driver's scope holds, if it does: for a driver that stops between its
         attempts. Nothing else changes."""
-        with suppress(StoreError, RunNotFoundError, SupersededError):
-            state = await self.get_run(run_id)
-            if state.claim.owner.rpartition("/")[0] == scope:
-                attempt = Attempt(driver=state.claim.driver, scope=scope)
-                writer = RunWriter(self.store, state, attempt, self._agent.transcripts.appended)
-                await writer.commit(unchanged, release=True)
+        await control.release(self._agent, check_run_id(run_id), scope)
 
     async def close_run(
         self, run_id: str, status: Literal["failed", "cancelled"], error: RunError | None = None
@@ -265,18 +256,20 @@ class PromptHandler:
 
         A run that is over is returned as it is.
         """
-        while True:
-            state = await self.get_run(run_id)
-            if state.over:
-                return state
-            attempt = Attempt(driver=state.driver.executor)
-            writer = RunWriter(self.store, state, attempt, self._agent.transcripts.appended)
-            try:
-                ended = await writer.commit(partial(end_run, status=status, error=error))
-            except SupersededError:
-                continue
-            await told_end(self._agent, ended)
-            return ended
+        return await control.close_run(self._agent, check_run_id(run_id), status, error)
+
+    async def settle(self, run_id: str, call_id: str, outcome: Outcome, *, schedule: bool = True) -> RunState:
+        """Say what became of a call that waits for a person (`on_unknown="ask_person"`), and go on with the
+        run: `Done(result)`, `Void(reason)`, or None where nobody can tell. The first decision counts.
+        `schedule=False` stores it alone.
+
+        Raises `InvalidInputError` when that call waits for none, `RunNotFoundError`, and
+        `ExecutorUnavailableError` (the decision is stored).
+        """
+        state = await control.settle(self._agent, check_run_id(run_id), call_id, outcome)
+        if schedule and not state.over:
+            await self._wake(state)
+        return state
 
     async def cancel(self, run_id: str) -> RunState:
         """Cancel a run: at once where nobody is at work on it, else before the next effect.

@@ -25,10 +25,13 @@ from thoughtgear.errors import (
 from thoughtgear.loop import limit_reached
 from thoughtgear.models import CallRecord, InboxItem, IterationResult, Message, RunState, ToolCall, Usage, now
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, RequestedCall
-from thoughtgear.transitions import as_message, complete_turn, end_run, save_reply, save_results, unnumbered
+from thoughtgear.transitions import as_message, close_calls, end_run, save_reply, unnumbered
 
 FIRST_LOOK, LAST_LOOK = 0.2, 30.0
 """Seconds between two looks at the earlier run that a queued run waits for."""
+
+PERSON_LOOK = 3600.0
+"""Seconds between two looks at a run that waits for a person: a decision wakes it at once."""
 
 log = logging.getLogger("thoughtgear")
 
@@ -43,6 +46,8 @@ async def run_iteration(agent: Agent, run_id: str, iteration: int, attempt: Atte
     if state.version < attempt.version:
         raise StateRegressionError
     if state.over or state.iteration != iteration - 1:
+        return standing(state)
+    if state.unsettled and not state.cancel_requested:
         return standing(state)
     writer = RunWriter(agent.store, state, attempt, agent.transcripts.appended, contact)
     if writer.must_wait:
@@ -68,11 +73,13 @@ async def _newest(agent: Agent, run_id: str, attempt: Attempt) -> tuple[RunState
     return await agent.store.load_run(run_id), asked
 
 
-def standing(
-    state: RunState, status: Any = None, wait: float = 0.0, reason: str = "", tools: Sequence[str] = ()
-) -> IterationResult:
-    """Report where a run stands: `status` unless it is over."""
-    result = IterationResult("running", state.iteration + 1, state.version, tools=list(tools), wait=wait)
+def standing(state: RunState, status: Any = None, wait: float = 0.0, reason: str = "") -> IterationResult:
+    """Report where a run stands: `status` unless it is over, or waits for a person."""
+    if not state.over and state.unsettled:
+        status, wait = "waiting", PERSON_LOOK
+        ids = ", ".join(row.call.id for row in state.unsettled)
+        reason = f"a person has to settle call {ids}"
+    result = IterationResult("running", state.iteration + 1, state.version, wait=wait)
     result.status = state.status if state.status in ("done", "failed", "cancelled") else status or "running"
     result.reason = f"{state.error.type}: {state.error.message}" if state.error else reason
     if state.over:
@@ -110,8 +117,9 @@ class _Iteration:
                 await self._writer.let_go()
             raise
         state = self._writer.state
-        result = standing(state, tools=tools)
-        result.tokens = [self._used.input_tokens, self._used.output_tokens]
+        result = standing(state)
+        if not state.unsettled:  # else the iteration goes on later, and reports then
+            result.tools, result.tokens = tools, [self._used.input_tokens, self._used.output_tokens]
         await self._tell(state, result)
         return result
 
@@ -159,12 +167,10 @@ class _Iteration:
     async def _run_calls(self) -> None:
         calls = Calls(self._agent, self._writer, self._attempt)
         await calls.run()
-        results, limits = calls.finished, self._agent.limits
-
-        def finish(state: RunState) -> list[Message]:
-            return save_results(state, results) + complete_turn(state, limits)
-
-        await self._writer.commit(finish, release=not self._attempt.keep_claim)
+        finish = partial(
+            close_calls, results=calls.finished, unsettled=calls.unsettled, limits=self._agent.limits
+        )
+        await self._writer.commit(finish, release=bool(calls.unsettled) or not self._attempt.keep_claim)
 
     async def _request(self, seen: Sequence[InboxItem]) -> ModelRequest:
         agent, state = self._agent, self._writer.state
@@ -231,7 +237,11 @@ class _Iteration:
 
     def _row(self, call: ToolCall) -> CallRecord:
         tool = self._agent.toolbox.find(call.name)
-        return CallRecord(call=call, policy=tool.policy if tool else "idempotent")
+        return (
+            CallRecord(call=call, policy=tool.policy, on_unknown=tool.on_unknown)
+            if tool
+            else CallRecord(call=call)
+        )
 
     async def _tell(self, state: RunState, result: IterationResult) -> None:
         await self._agent.callbacks.fire("on_iteration", state.run_id, result)

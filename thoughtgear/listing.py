@@ -6,7 +6,7 @@ from thoughtgear.errors import ConfigurationError
 from thoughtgear.ids import check_run_id
 from thoughtgear.place import Output, Place
 from thoughtgear.protocols import OrmAdapter, RunFilter
-from thoughtgear.render import print_json, run_record, runs_table, show_run
+from thoughtgear.render import print_json, run_record, runs_table, show_run, waiting_text
 from thoughtgear.stored import open_placed_store
 
 
@@ -45,6 +45,8 @@ async def show(place: Place, run_id: str | None, output: Output) -> int:
         )
     else:
         show_run(output.out, state, messages)
+        if state.unsettled:
+            output.err.print(waiting_text(state, place.stored.again), soft_wrap=True, highlight=False)
     return 0
 
 

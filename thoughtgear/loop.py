@@ -13,7 +13,8 @@ class Limits:
     """When a run stops by itself, and what is too large. Times in seconds, sizes in bytes.
 
     A run that reaches `iterations`, `tokens` (input and output together) or `seconds` (since its first
-    iteration began) fails with that reason; an answer that is already there still counts.
+    iteration began, without what it waited for a person) fails with that reason; an answer that is already
+    there still counts.
     """
 
     iterations: int = 100
@@ -49,9 +50,24 @@ def judge(state: RunState, *, answered: bool, limits: Limits) -> Verdict:
     return Verdict("failed", over) if over else Verdict("running")
 
 
+def go_on(state: RunState) -> None:
+    """Set a draft running: its clock ticks from the first time on, but not while it waits for a person."""
+    state.status = "running"
+    state.started_at = state.started_at or now()
+    if state.paused_at is not None:
+        state.paused_seconds += (now() - state.paused_at).total_seconds()
+        state.paused_at = None
+
+
+def pause(state: RunState) -> None:
+    """Have a draft wait for a person."""
+    state.status = "waiting"
+    state.paused_at = state.paused_at or now()
+
+
 def limit_reached(state: RunState, limits: Limits) -> RunError | None:
     """Return why the run must not buy another reply, or None."""
-    seconds = (now() - (state.started_at or now())).total_seconds()
+    seconds = (now() - (state.started_at or now())).total_seconds() - state.paused_seconds
     used = {"iterations": state.iteration, "tokens": state.usage.total_tokens, "seconds": seconds}
     for name, value in used.items():
         limit = getattr(limits, name)

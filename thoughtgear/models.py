@@ -22,8 +22,9 @@ FORMAT = 1
 
 Status = Literal["pending", "running", "waiting", "done", "failed", "cancelled"]
 OVER: frozenset[Status] = frozenset(("done", "failed", "cancelled"))
-CallStatus = Literal["pending", "started", "done", "failed", "unknown"]
+CallStatus = Literal["pending", "started", "waiting", "done", "failed", "unknown"]
 ToolPolicy = Literal["idempotent", "at_most_once"]
+OnUnknown = Literal["tell_model", "ask_person", "fail"]
 
 
 def now() -> datetime:
@@ -79,14 +80,12 @@ class ToolCall(Record):
 
 
 class ToolResult(Record):
-    """What a call gave. `unknown`: it was started and nobody can tell how it ended. `cached`: an earlier
-    call gave it, and the tool did not run."""
+    """What a call gave. `unknown`: it was started and nobody can tell how it ended."""
 
     call_id: str
     name: str
     status: Literal["ok", "error", "unknown", "cancelled"] = "ok"
     content: str = ""
-    cached: bool = False
 
 
 class Message(Record):
@@ -107,19 +106,24 @@ class Message(Record):
 
 
 class CallRecord(Record):
-    """A row of the call ledger: where a call of the current iteration stands."""
+    """A row of the call ledger: where a call of the current iteration stands. `waiting`: its outcome is
+    unknown, and a person is to say what it was."""
 
     call: ToolCall
     status: CallStatus = "pending"
     policy: ToolPolicy = "idempotent"
+    on_unknown: OnUnknown = "tell_model"
 
 
 class InboxItem(Record):
-    """What someone sent to a run: it enters the transcript before the next model call."""
+    """What someone sent to a run. A message enters the transcript before the next model call; what settles
+    the call `call_id` becomes its result, made of `outcome` and `text`."""
 
     request_id: str
-    kind: Literal["message", "cancel"] = "message"
+    kind: Literal["message", "cancel", "settle"] = "message"
     text: str = ""
+    call_id: str | None = None
+    outcome: Literal["done", "void", "unknown"] = "unknown"
     sent_at: datetime = Field(default_factory=now)
 
 
@@ -163,7 +167,8 @@ class RunState(Record):
     `iteration` counts the completed ones, `message_count` is the next `seq`, `ledger` is of the current
     iteration only (empty means that no reply of it is saved), `nonce` is the last commit by the claim's
     holder, `absorbed` holds the request ids of messages that left the inbox. `linked` is set on a run that
-    has not begun when another one follows it in its session: it is in the chain, and not its end.
+    has not begun when another one follows it in its session: it is in the chain, and not its end. A run is
+    `waiting` from `paused_at` on for a person; `paused_seconds` is how long it waited before.
     """
 
     format: int = FORMAT
@@ -175,6 +180,8 @@ class RunState(Record):
     created_at: datetime = Field(default_factory=now)
     updated_at: datetime = Field(default_factory=now)
     started_at: datetime | None = None
+    paused_at: datetime | None = None
+    paused_seconds: float = 0.0
     session_id: str | None = None
     user_id: str | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
@@ -207,6 +214,12 @@ class RunState(Record):
     def mail(self) -> list[InboxItem]:
         """The messages of the inbox, oldest first."""
         return [item for item in self.inbox if item.kind == "message"]
+
+    @property
+    def unsettled(self) -> list[CallRecord]:
+        """The calls that wait for a person, who has not said anything yet."""
+        settled = {item.call_id for item in self.inbox if item.kind == "settle"}
+        return [row for row in self.ledger if row.status == "waiting" and row.call.id not in settled]
 
 
 # What crosses into Temporal: plain dataclasses, so that any data converter and any language can send them.

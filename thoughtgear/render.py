@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -54,9 +54,9 @@ def call_line(call: ToolCall, width: int) -> Text:
 
 
 def result_line(result: ToolResult, seconds: float | None, width: int) -> Text:
-    """A call that has ended: the first line of what it gave, and how long it took or that it was cached."""
+    """A call that has ended: the first line of what it gave, and how long it took."""
     mark, colour = MARKS[result.status]
-    took = "  cached" if result.cached else "" if seconds is None else f"  {seconds:.1f} s"
+    took = "" if seconds is None else f"  {seconds:.1f} s"
     said = first_line(result.content) or "nothing"
     room = width - len(result.call_id) - len(took) - 3
     return Text.assemble(
@@ -90,6 +90,14 @@ def summary_line(state: RunState, link: str | None = None) -> Text:
     if link:
         line.append(f"\n{link}", "dim")
     return line
+
+
+def waiting_text(state: RunState, again: Callable[[str], str]) -> str:
+    """Which calls wait for a person, and the line that settles the first; `again` makes a command line."""
+    calls = ", ".join(f"{row.call.id} {one_line(row.call.name, 40)}" for row in state.unsettled)
+    first = state.unsettled[0].call.id
+    line = again(f"settle {state.run_id} {first} --done RESULT")
+    return f"Nobody knows how {calls} ended. Tell it with: {line} (or --void REASON, or --unknown)"
 
 
 class RunView:

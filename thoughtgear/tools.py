@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, get_args, overload
 
 from pydantic import BaseModel
@@ -18,9 +17,10 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from thoughtgear import schema
 from thoughtgear.docstrings import parse_docstring
-from thoughtgear.errors import ConfigurationError, InvalidInputError
-from thoughtgear.memory import Memory, Scope, scope_of
-from thoughtgear.models import ToolPolicy
+from thoughtgear.errors import ConfigurationError
+from thoughtgear.memory import Memory
+from thoughtgear.models import OnUnknown, ToolPolicy
+from thoughtgear.outcomes import Reconcile
 from thoughtgear.protocols import ToolSpec
 
 DEFAULT_TIMEOUT = 300.0
@@ -37,8 +37,7 @@ class ToolContext:
 
     `idempotency_key` is the same however often the call is tried: give it to the system that you change.
     `attempt` counts the tries of the iteration, from 1. `beat` is what `heartbeat` calls; it is called in
-    the event loop that made the context. `memory` is the user's, else the session's, else the run's own;
-    plain functions use `memory.sync`.
+    the event loop that made the context. Plain functions use `memory.sync`.
     """
 
     run_id: str
@@ -53,18 +52,10 @@ class ToolContext:
     beat: Callable[..., None] = field(default=_no_beat, repr=False)
 
     def __post_init__(self) -> None:
-        self.idempotency_key = self.idempotency_key or f"{self.run_id}:{self.call_id}"
+        self.idempotency_key = self.idempotency_key or idempotency_key(self.run_id, self.call_id)
         self._loop: asyncio.AbstractEventLoop | None = None
         with suppress(RuntimeError):
             self._loop = asyncio.get_running_loop()
-
-    def memory_of(self, scope: Scope) -> Memory:
-        """Return what is remembered for the run's user or session, or for the run itself. Raises
-        `InvalidInputError`, whose message is for the model, where the run has none."""
-        name = scope_of(self, scope)
-        if name is None:
-            raise InvalidInputError(f"This memory is a {scope}'s, and this run has no {scope}.")
-        return self.memory.at(name)
 
     def heartbeat(self, *details: Any) -> None:
         """Say that the tool is alive and how far it is. Works from any thread; after the end of the run
@@ -74,6 +65,11 @@ class ToolContext:
             return
         with suppress(RuntimeError):  # the loop is closed: the run went on elsewhere
             self._loop.call_soon_threadsafe(self.beat, *details)
+
+
+def idempotency_key(run_id: str, call_id: str) -> str:
+    """The key of a call: the same whoever runs it, however often."""
+    return f"{run_id}:{call_id}"
 
 
 class Tool:
@@ -87,9 +83,11 @@ class Tool:
 
     `policy`: an `idempotent` tool may run again after a crash, with the same idempotency key; an
     `at_most_once` tool never. `timeout` is in seconds. `parallel`: it may run beside other calls.
-    `cache`: for so long a result is used again for the same user, handler and arguments, instead of running
-    the tool; only for a tool whose result depends on nothing else. Another `version` of the tool starts
-    afresh. Calling the tool calls the function. Raises `ConfigurationError`.
+    When nobody saw how a call ended (an `at_most_once` one that was cut off or timed out, or one that raised
+    `OutcomeUnknownError`), `reconcile(idempotency_key)` is asked, a plain or async function that settles the
+    key outside and returns `Done(result)`, `Void(reason)`, or None. What stays unknown then is a matter of
+    `on_unknown`: the model is told, the run waits until a person settles the call, or the run fails.
+    Calling the tool calls the function. Raises `ConfigurationError`.
     """
 
     def __init__(
@@ -103,8 +101,8 @@ class Tool:
         policy: ToolPolicy = "idempotent",
         timeout: float = DEFAULT_TIMEOUT,
         parallel: bool = True,
-        cache: timedelta | None = None,
-        version: str = "1",
+        on_unknown: OnUnknown = "tell_model",
+        reconcile: Reconcile | None = None,
     ) -> None:
         if not callable(handler):
             raise ConfigurationError(f"Tool {key!r}: handler must be a function.")
@@ -116,7 +114,7 @@ class Tool:
             raise ConfigurationError(f"Tool {key!r}: parameters must be a JSON Schema or a pydantic model.")
         arguments = schema.for_handler(arguments, handler, f"Tool {key!r}", ToolContext)
         self._set(key, description, content, handler, arguments, policy, timeout, parallel)
-        self._set_cache(cache, version)
+        self._set_unknown(on_unknown, reconcile)
 
     @classmethod
     def from_function(
@@ -128,8 +126,8 @@ class Tool:
         policy: ToolPolicy = "idempotent",
         timeout: float = DEFAULT_TIMEOUT,
         parallel: bool = True,
-        cache: timedelta | None = None,
-        version: str = "1",
+        on_unknown: OnUnknown = "tell_model",
+        reconcile: Reconcile | None = None,
     ) -> Tool:
         """Make a tool of a function with type hints; see `tool`."""
         key = name or str(getattr(function, "__name__", ""))
@@ -141,7 +139,7 @@ class Tool:
             description = parse_docstring(inspect.getdoc(function) or "").description
         made = cls.__new__(cls)
         made._set(key, description, "", function, arguments, policy, timeout, parallel)
-        made._set_cache(cache, version)
+        made._set_unknown(on_unknown, reconcile)
         return made
 
     def _set(
@@ -170,17 +168,15 @@ class Tool:
         self.is_async = _is_async(handler)
         self._arguments = arguments
 
-    def _set_cache(self, cache: timedelta | None, version: str) -> None:
-        if cache is not None and (not isinstance(cache, timedelta) or cache <= timedelta(0)):
-            raise ConfigurationError(f"Tool {self.key!r}: cache must be a timedelta above zero.")
-        if cache is not None and self.policy == "at_most_once":
+    def _set_unknown(self, on_unknown: OnUnknown, reconcile: Reconcile | None) -> None:
+        if on_unknown not in get_args(OnUnknown):
+            raise ConfigurationError(f"Tool {self.key!r}: on_unknown must be one of {get_args(OnUnknown)}.")
+        if reconcile is not None and not callable(reconcile):
             raise ConfigurationError(
-                f"Tool {self.key!r}: at_most_once is for effects, and a cached result would leave the effect "
-                "out; drop cache= or the policy."
+                f"Tool {self.key!r}: reconcile must be a function of an idempotency key."
             )
-        if not isinstance(version, str) or not version:
-            raise ConfigurationError(f"Tool {self.key!r}: version must be a text that is not empty.")
-        self.cache, self.version = cache, version
+        self.on_unknown: OnUnknown = on_unknown
+        self.reconcile = reconcile
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -238,8 +234,8 @@ def tool(
     policy: ToolPolicy = "idempotent",
     timeout: float = DEFAULT_TIMEOUT,
     parallel: bool = True,
-    cache: timedelta | None = None,
-    version: str = "1",
+    on_unknown: OnUnknown = "tell_model",
+    reconcile: Reconcile | None = None,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 
 
@@ -252,8 +248,8 @@ def tool(
     policy: ToolPolicy = "idempotent",
     timeout: float = DEFAULT_TIMEOUT,
     parallel: bool = True,
-    cache: timedelta | None = None,
-    version: str = "1",
+    on_unknown: OnUnknown = "tell_model",
+    reconcile: Reconcile | None = None,
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a tool of an async or plain function, as `@tool` or `@tool(policy="at_most_once")`.
 
@@ -270,8 +266,8 @@ def tool(
             policy=policy,
             timeout=timeout,
             parallel=parallel,
-            cache=cache,
-            version=version,
+            on_unknown=on_unknown,
+            reconcile=reconcile,
         )
 
     return make if function is None else make(function)

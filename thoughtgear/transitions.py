@@ -5,9 +5,9 @@ The commit protocol applies them, and applies them again when someone else commi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from thoughtgear.loop import Limits, Verdict, judge
+from thoughtgear.loop import Limits, Verdict, go_on, judge, pause
 from thoughtgear.models import (
     CallRecord,
     CallStatus,
@@ -16,8 +16,8 @@ from thoughtgear.models import (
     RunError,
     RunState,
     Status,
+    ToolCall,
     ToolResult,
-    now,
 )
 
 ABSORBED_KEPT = 512
@@ -40,8 +40,7 @@ def save_reply(
     state: RunState, reply: Message, rows: Sequence[CallRecord], seen: Sequence[InboxItem], limits: Limits
 ) -> list[Message]:
     """Append the messages that the model saw and its reply; a reply without calls completes the turn."""
-    state.status = "running"
-    state.started_at = state.started_at or now()
+    go_on(state)
     state.model_replies += 1
     state.usage = state.usage + reply.usage if reply.usage else state.usage
     messages = [*absorb(state, seen), reply]
@@ -83,8 +82,56 @@ def save_results(state: RunState, results: Sequence[ToolResult]) -> list[Message
     return [unnumbered(role="tool", tool_result=r, iteration=state.iteration + 1) for r in results]
 
 
+def close_calls(
+    state: RunState, results: Sequence[ToolResult], unsettled: Collection[str], limits: Limits
+) -> list[Message]:
+    """Append the results and what people have decided; end the turn, or wait where a call has no result yet.
+
+    `unsettled` are the calls whose outcome nobody knows and a person is to tell.
+    """
+    messages = save_results(state, results) + save_decisions(state)
+    for call_id in unsettled:
+        _row(state, call_id).status = "waiting"
+    if any(row.status == "waiting" for row in state.ledger):
+        pause(state)
+        return messages
+    refused = next((r for r in state.ledger if r.status == "unknown" and r.on_unknown == "fail"), None)
+    if refused is None:
+        return messages + complete_turn(state, limits)
+    error = RunError(
+        type="OutcomeUnknownError",
+        message=f"It is unknown whether call {refused.call.id} took effect (on_unknown=fail).",
+    )
+    return messages + end_run(state, "failed", error)
+
+
+def save_decisions(state: RunState) -> list[Message]:
+    """Turn what people have decided about calls into the calls' results."""
+    items = [item for item in state.inbox if item.kind == "settle"]
+    rows = {row.call.id: row for row in state.ledger if row.status == "waiting"}
+    results = [decided(rows[item.call_id], item) for item in items if item.call_id in rows]
+    absorb(state, items)
+    return save_results(state, results)
+
+
+def decided(row: CallRecord, item: InboxItem) -> ToolResult:
+    """The result that a person's decision makes."""
+    if item.outcome == "unknown":
+        return unfinished(row)
+    return known(row.call, done=item.outcome == "done", text=item.text)
+
+
+def known(call: ToolCall, *, done: bool, text: str) -> ToolResult:
+    """The result of a call whose end was not seen and is known now."""
+    if done:
+        return ToolResult(call_id=call.id, name=call.name, content=text)
+    text = "This call did not take effect and never will." + (f" {text}" if text else "")
+    return ToolResult(call_id=call.id, name=call.name, status="error", content=text)
+
+
 def complete_turn(state: RunState, limits: Limits, answer: str | None = None) -> list[Message]:
     """Count the iteration and decide how the run goes on."""
+    go_on(state)
     state.iteration += 1
     state.ledger = []
     verdict = judge(state, answered=answer is not None, limits=limits)
@@ -98,8 +145,9 @@ def end_run(state: RunState, status: Status, error: RunError | None = None) -> l
 
     A call that was started and whose end nobody saw is `unknown`; one that never started is `cancelled`.
     """
-    results = [unfinished(row) for row in state.ledger if row.status in ("pending", "started")]
-    messages = save_results(state, results)
+    messages = save_decisions(state)
+    open_rows = [row for row in state.ledger if row.status in ("pending", "started", "waiting")]
+    messages += save_results(state, [unfinished(row) for row in open_rows])
     state.iteration += bool(state.ledger)
     state.ledger = []
     return messages + _apply(state, Verdict(status, error))
@@ -107,7 +155,7 @@ def end_run(state: RunState, status: Status, error: RunError | None = None) -> l
 
 def unfinished(row: CallRecord) -> ToolResult:
     """The result of a call that has none: never a guess."""
-    if row.status == "started":
+    if row.status != "pending":
         text = "It is unknown whether this call took effect: it was started, and its end was not seen."
         return ToolResult(call_id=row.call.id, name=row.call.name, status="unknown", content=text)
     text = "This call has no result: the run ended first."

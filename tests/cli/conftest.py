@@ -19,7 +19,7 @@ from thoughtgear.worker_process import WorkerProcess
 AGENT = '''
 import asyncio
 from pathlib import Path
-from thoughtgear import PromptHandler, tool
+from thoughtgear import OutcomeUnknownError, PromptHandler, tool
 from thoughtgear.protocols import ModelReply
 from thoughtgear.providers.scripted import ScriptedProvider, call
 
@@ -39,6 +39,12 @@ async def pass_gate() -> str:
     while not GATE.exists():
         await asyncio.sleep(0.02)
     return "the gate is open"
+
+
+@tool(policy="at_most_once", on_unknown="ask_person")
+async def pay() -> str:
+    """Pay."""
+    raise OutcomeUnknownError
 
 
 def model(*replies, delay=0.0):
@@ -68,6 +74,7 @@ handler = PromptHandler(
     tools=[shout], db=STORE, model=model([call("shout", word="hello")], "The word is HELLO.")
 )
 gated = PromptHandler("gated", tools=[pass_gate], db=STORE, model=model([call("pass_gate")], "I am through."))
+unsure = PromptHandler("unsure", tools=[pay], db=STORE, model=model([call("pay")], "All settled."))
 failing = PromptHandler("failing", db=STORE, model=model())
 slow = PromptHandler("slow", db=STORE, model=Slow())
 several = [handler, gated]

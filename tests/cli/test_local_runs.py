@@ -119,3 +119,23 @@ async def stored_run(terminal: Terminal) -> str:
     store = f"sqlite:///{terminal.folder / 'runs.db'}"
     async with PromptHandler(model="scripted:echo", db=store) as handler:
         return (await handler.create_run("Say hello")).run_id
+
+
+async def test_a_person_settles_a_call_from_the_command_line(terminal: Terminal):
+    """A run that waits for a person says which line settles the call; it is right, `show` repeats it, and
+    the run that is continued ends with the decision."""
+    running = await terminal.start("run", "-t", "agent:unsure", "Pay")
+    await running.until_says("Tell it with: ")
+    running.interrupt()
+    said = (await running.ended()).err
+    line = next(line for line in said.splitlines() if line.startswith("Nobody knows how 1.0 pay ended."))
+    words = shlex.split(line.partition("Tell it with: ")[2].partition(" (or")[0])
+    assert words[:2] == ["thoughtgear", "settle"]
+    shown = await terminal.type("show", "--db", "sqlite:///runs.db")
+    assert f"thoughtgear settle {words[2]} 1.0 --done RESULT" in shown.err
+    settled = await terminal.type("settle", words[2], "1.0", "--done", "by hand", "--db", "sqlite:///runs.db")
+    assert settled.code == 0
+    assert f"run --continue {words[2]}" in settled.err
+    ended = await terminal.type("run", "-t", "agent:unsure", "--continue", words[2])
+    assert ended.out == "All settled.\n"
+    assert "✓ 1.0 by hand" in ended.err

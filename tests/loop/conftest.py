@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from faulty_store import FaultyStore
 
 from thoughtgear.registry import open_store
-from thoughtgear.testing import FaultyStore
 
 STORES = ("memory", "sqlite", "postgresql", "mongodb", "files")
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from faulty_store import FaultyStore
 from hooked_store import HookedStore
 
 from thoughtgear import sessions
@@ -15,7 +16,6 @@ from thoughtgear.models import Message, RunState
 from thoughtgear.protocols import ModelReply, ModelRequest, OnText
 from thoughtgear.providers.scripted import ScriptedProvider
 from thoughtgear.sessions import Sessions
-from thoughtgear.testing import FaultyStore
 from thoughtgear.transcript import Transcripts
 
 

@@ -1,4 +1,4 @@
-"""The commands about runs: `run`, `runs`, `show`, `wait`, `cancel`."""
+"""The commands about runs: `run`, `runs`, `show`, `wait`, `cancel`, `settle`."""
 
 from __future__ import annotations
 
@@ -155,3 +155,33 @@ def cancel(
 
     place = Place(target=target, db=db, address=address, namespace=namespace, task_queue=task_queue)
     call(commands.cancel(place, run_id, output_of(as_json)), debug, place)
+
+
+@app.command()
+def settle(
+    run_id: RunArgument,
+    call_id: Annotated[str, typer.Argument(metavar="CALL", help="The call's id, such as 3.0.")],
+    done: Annotated[
+        str | None, typer.Option(metavar="RESULT", help="It took effect; this is its result.")
+    ] = None,
+    void: Annotated[
+        str | None, typer.Option(metavar="REASON", help="It took no effect, and never will.")
+    ] = None,
+    unknown: Annotated[bool, typer.Option("--unknown", help="Nobody can tell; the model is told.")] = False,
+    target: Target = None,
+    db: Db = None,
+    address: Address = None,
+    namespace: Namespace = None,
+    task_queue: Queue = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say how a call ended that waits for a person, and let its run go on."""
+    if (done is not None) + (void is not None) + unknown != 1:
+        raise typer.BadParameter("give one of --done RESULT, --void REASON and --unknown")
+    from thoughtgear import commands
+    from thoughtgear.outcomes import Done, Void
+
+    outcome = Done(done) if done is not None else Void(void) if void is not None else None
+    place = Place(target=target, db=db, address=address, namespace=namespace, task_queue=task_queue)
+    call(commands.settle(place, run_id, call_id, outcome, output_of(as_json)), debug, place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from thoughtgear.errors import (
     ThoughtgearError,
 )
 from thoughtgear.loop import next_step, retry_delay
-from thoughtgear.models import RunError
+from thoughtgear.models import RunError, RunState
 from thoughtgear.protocols import Attempt
 
 if TYPE_CHECKING:
@@ -31,6 +32,13 @@ log = logging.getLogger("thoughtgear")
 
 LOOK_AGAIN_SECONDS = 1.0
 """The longest that a loop sleeps before it looks at the store again."""
+
+
+_COMES: dict[str, Callable[[RunState], bool]] = {
+    "in_progress": lambda state: not state.claim.live(),
+    "waiting": lambda state: state.status == "waiting" and not state.unsettled,
+}
+"""How the store shows that a wait is over: the claim is given back, a person has decided."""
 
 
 class LocalExecutor:
@@ -135,8 +143,7 @@ class LocalExecutor:
                     return
                 iteration = step.iteration
                 if step.kind == "wait":
-                    held = result.status == "in_progress"
-                    await self._pause(handler, run_id, step.seconds, result.reason, held=held)
+                    await self._pause(handler, run_id, step.seconds, result.reason, _COMES.get(result.status))
 
     def _attempt(self, scope: str, failures: int) -> Attempt:
         """The claim is kept from iteration to iteration: one loop drives the run."""
@@ -160,10 +167,15 @@ class LocalExecutor:
         return False
 
     async def _pause(
-        self, handler: PromptHandler, run_id: str, seconds: float, reason: str, *, held: bool = False
+        self,
+        handler: PromptHandler,
+        run_id: str,
+        seconds: float,
+        reason: str,
+        comes: Callable[[RunState], bool] | None = None,
     ) -> None:
-        """Sleep, but look at the store now and then: the run may be over or to be cancelled, or a claim that
-        `held` it may be given back."""
+        """Sleep, but look at the store now and then: the run may be over or to be cancelled, or what it waits
+        for may come."""
         log.info("waiting %.1f s: %s", seconds, reason, extra={"run_id": run_id})
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
@@ -171,7 +183,7 @@ class LocalExecutor:
             if left > LOOK_AGAIN_SECONDS:
                 with suppress(StoreError):
                     state = await handler.get_run(run_id)
-                    if state.over or state.cancel_requested or (held and not state.claim.live()):
+                    if state.over or state.cancel_requested or (comes is not None and comes(state)):
                         return
 
 

@@ -1,0 +1,74 @@
+"""What is done to a run from outside of its attempts: end it, give a claim back, settle a call."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from typing import Literal
+
+from thoughtgear import inbox
+from thoughtgear.agent import Agent
+from thoughtgear.commit import RunWriter, unchanged
+from thoughtgear.errors import InvalidInputError, RunNotFoundError, StoreError, SupersededError
+from thoughtgear.iteration import told_end
+from thoughtgear.models import InboxItem, RunError, RunState
+from thoughtgear.outcomes import Done, Outcome, Void
+from thoughtgear.protocols import Attempt
+from thoughtgear.tools import cut, result_text
+from thoughtgear.transitions import end_run
+
+
+async def close_run(
+    agent: Agent, run_id: str, status: Literal["failed", "cancelled"], error: RunError | None = None
+) -> RunState:
+    """End a run: fence whoever is at work on it, and give every open call a result. A run that is over is
+    returned as it is."""
+    while True:
+        state = await agent.store.load_run(run_id)
+        if state.over:
+            return state
+        attempt = Attempt(driver=state.driver.executor)
+        writer = RunWriter(agent.store, state, attempt, agent.transcripts.appended)
+        try:
+            ended = await writer.commit(partial(end_run, status=status, error=error))
+        except SupersededError:
+            continue
+        await told_end(agent, ended)
+        return ended
+
+
+async def release(agent: Agent, run_id: str, scope: str) -> None:
+    """Give back the claim that a driver's scope holds, if it does. Nothing else changes."""
+    with suppress(StoreError, RunNotFoundError, SupersededError):
+        state = await agent.store.load_run(run_id)
+        if state.claim.owner.rpartition("/")[0] == scope:
+            attempt = Attempt(driver=state.claim.driver, scope=scope)
+            writer = RunWriter(agent.store, state, attempt, agent.transcripts.appended)
+            await writer.commit(unchanged, release=True)
+
+
+async def settle(agent: Agent, run_id: str, call_id: str, outcome: Outcome) -> RunState:
+    """Put a person's decision about a call into the run's inbox. The first one counts.
+
+    Raises `InvalidInputError` when no such call waits for one.
+    """
+    item = _decision(call_id, outcome, agent.limits.tool_result_bytes)
+    state = await agent.store.load_run(run_id)
+    if inbox.knows(state, item.request_id):
+        return state
+    waiting = [row.call.id for row in state.ledger if row.status == "waiting"]
+    if call_id not in waiting:
+        known = f"these do: {', '.join(waiting)}" if waiting else "none does"
+        raise InvalidInputError(f"Call {call_id[:40]!r} of run {run_id} waits for no decision; {known}.")
+    return await inbox.put(agent.store, run_id, item, agent.limits)
+
+
+def _decision(call_id: str, outcome: Outcome, most_bytes: int) -> InboxItem:
+    item = InboxItem(request_id=f"settle-{call_id}", kind="settle", call_id=call_id)
+    if isinstance(outcome, Done):
+        item.outcome, item.text = "done", cut(result_text(outcome.result), most_bytes)
+    elif isinstance(outcome, Void):
+        item.outcome, item.text = "void", cut(outcome.reason, most_bytes)
+    elif outcome is not None:
+        raise InvalidInputError("An outcome is Done(result), Void(reason) or None.")
+    return item
