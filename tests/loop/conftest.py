@@ -10,7 +10,8 @@ from faulty_store import FaultyStore
 
 from thoughtgear.registry import open_store
 
-STORES = ("memory", "sqlite", "postgresql", "mongodb", "files")
+# A minute of round trips: S3's turn is among the long tests. Every day tests/documents goes through it.
+STORES = ("memory", "sqlite", "postgresql", "mongodb", pytest.param("s3", marks=pytest.mark.long), "files")
 
 
 @pytest.fixture(params=STORES)
@@ -21,6 +22,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         "sqlite": lambda: f"sqlite:///{tmp_path}/runs.db",
         "postgresql": lambda: request.getfixturevalue("postgres").url(tmp_path),
         "mongodb": lambda: request.getfixturevalue("mongodb").url(tmp_path),
+        "s3": lambda: request.getfixturevalue("s3").url(tmp_path),
         "files": lambda: f"files://{tmp_path}/runs",
     }
     opened = FaultyStore(open_store(urls[request.param]()))
