@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -167,13 +167,33 @@ def test_generators(function):
 
 
 @pytest.mark.parametrize(
-    "options", [{"policy": "twice"}, {"timeout": 0}, {"timeout": float("inf")}, {"name": " "}]
+    "options",
+    [
+        {"policy": "twice"},
+        {"timeout": 0},
+        {"timeout": float("inf")},
+        {"name": " "},
+        {"cache": timedelta(0)},
+        {"cache": timedelta(seconds=-1)},
+        {"cache": 60},
+        {"version": ""},
+        {"version": 2},
+    ],
 )
 def test_bad_settings(options):
     """A setting that can't work is an error at construction."""
     (name,) = options
     with pytest.raises(ConfigurationError, match=name):
         tool(**options)(lambda: None)
+
+
+def test_an_effect_is_not_cached():
+    """A tool that is at_most_once and cached is refused, made either way: its effect would be left out."""
+    options: dict[str, Any] = {"policy": "at_most_once", "cache": timedelta(hours=1)}
+    with pytest.raises(ConfigurationError, match="effect"):
+        tool(**options)(lambda: None)
+    with pytest.raises(ConfigurationError, match="effect"):
+        Tool("pay", "Pay.", "", {}, lambda: None, **options)
 
 
 # Running

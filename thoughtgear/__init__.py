@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from thoughtgear.loop import Limits as Limits
     from thoughtgear.models import Message as Message
     from thoughtgear.models import RunState as RunState
+    from thoughtgear.notes import memory_tools as memory_tools
     from thoughtgear.outcomes import Done as Done
     from thoughtgear.outcomes import Void as Void
+    from thoughtgear.prompts import File as File
     from thoughtgear.tools import Tool as Tool
     from thoughtgear.tools import ToolContext as ToolContext
     from thoughtgear.tools import tool as tool
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Callbacks": "callbacks",
+    "File": "prompts",
     "Done": "outcomes",
     "Limits": "loop",
     "LocalExecutor": "executors.local",
@@ -42,6 +45,7 @@ _WHERE = {
     "ToolContext": "tools",
     "Void": "outcomes",
     "build_worker": "worker",
+    "memory_tools": "notes",
     "tool": "tools",
 }
 

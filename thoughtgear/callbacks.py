@@ -23,7 +23,9 @@ class Callbacks:
     raises is logged, and the run goes on. A plain one runs in the event loop and should be quick.
 
     - `on_partial_reply(run_id, text)`: a piece of the reply that is being written
-    - `on_tool_start(run_id, call)` and `on_tool_end(run_id, result)`
+    - `on_tool_start(run_id, call)`: a tool is about to run
+    - `on_tool_end(run_id, result)`: a call has a result, also where no tool ran for it: a cached result, or
+      arguments that don't fit
     - `on_iteration(run_id, result)`: an iteration is saved
     - `on_done(state)`: the run has ended as done
     - `on_error(state, error)`: the run has ended as failed, or as cancelled (there may be no error then)

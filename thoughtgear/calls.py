@@ -7,13 +7,15 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from thoughtgear.agent import Agent
+from thoughtgear.cache import Slot, key_of
 from thoughtgear.commit import RunWriter
 from thoughtgear.errors import InvalidInputError, OutcomeUnknownError, SupersededError
-from thoughtgear.memory import Memory
+from thoughtgear.memory import Memory, Scope, scope_of
 from thoughtgear.models import CallRecord, RunState, ToolCall, ToolResult
 from thoughtgear.outcomes import Done, Outcome, Reconcile, Void
 from thoughtgear.protocols import Attempt
@@ -119,7 +121,24 @@ class Calls:
             arguments = tool.validate(call.arguments)
         except InvalidInputError as exc:
             return _error(call, str(exc))
-        return self._cut(await self._execute(row, tool, arguments))
+        if tool.cache is None:
+            return self._cut(await self._execute(row, tool, arguments))
+        slot = self._slot(call, tool, arguments, tool.cache)
+        content = await slot.find()
+        if (
+            content is not None
+        ):  # no effect, so no check before it: the commit fences it as it does all results
+            return ToolResult(call_id=call.id, name=call.name, content=content, cached=True)
+        result = self._cut(await self._execute(row, tool, arguments))
+        if result.status == "ok":
+            await slot.keep(result.content)
+        return result
+
+    def _slot(self, call: ToolCall, tool: Tool, arguments: dict[str, Any], lasts: timedelta) -> Slot:
+        agent, state = self._agent, self._writer.state
+        limit = agent.limits.tool_result_bytes
+        key = key_of(state.user_id, agent.name, tool, limit, call.arguments, arguments)
+        return Slot(agent.store, key, lasts, label=f"{tool.name} in run {state.run_id}")
 
     async def _execute(self, row: CallRecord, tool: Tool, arguments: dict[str, Any]) -> ToolResult:
         """Run a valid call: a plain function takes a thread first, so that the check comes last. Where none
@@ -203,11 +222,8 @@ class Calls:
 
 def memory_scope(state: RunState) -> str:
     """Whose memory a tool sees: the user's, else the session's, else the run's own."""
-    for kind in ("user_id", "session_id", "run_id"):
-        value = getattr(state, kind)
-        if value is not None:
-            break
-    return f"{kind.removesuffix('_id')}:{value}"
+    scopes: tuple[Scope, ...] = ("user", "session", "run")
+    return next(name for scope in scopes if (name := scope_of(state, scope)) is not None)
 
 
 def _extend(scope: asyncio.Timeout, seconds: float, *_details: Any) -> None:

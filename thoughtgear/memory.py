@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
 from thoughtgear.errors import (
@@ -28,7 +28,18 @@ _TRIES = 50
 _PAGE = 1000
 _SYNC_SECONDS = 120.0
 
+Scope = Literal["user", "session", "run"]
+"""Whose a memory is."""
+
 _T = TypeVar("_T")
+
+
+class Whose(Protocol):
+    """What has the ids of a run: its state, or the context of a tool."""
+
+    run_id: str
+    session_id: str | None
+    user_id: str | None
 
 
 class Memory:
@@ -45,6 +56,12 @@ class Memory:
         self._loop: asyncio.AbstractEventLoop | None = None
         with suppress(RuntimeError):
             self._loop = asyncio.get_running_loop()
+
+    def at(self, scope: str) -> Memory:
+        """Return the memory of another scope in the same store."""
+        other = Memory(self._store, scope)
+        other._loop = self._loop  # a plain function asks in a thread, where there is none
+        return other
 
     @property
     def sync(self) -> SyncMemory:
@@ -162,6 +179,19 @@ class SyncMemory:
             return asyncio.get_running_loop() is self._loop
         except RuntimeError:
             return False
+
+
+def scope_of(whose: Whose, scope: Scope) -> str | None:
+    """Return the name of a run's scope, such as `user:ann`, or None where the run has no such id.
+
+    As everywhere, one user's session is never another's, whatever the session is called.
+    """
+    value: str | None = getattr(whose, f"{scope}_id")
+    if value is None:
+        return None
+    if scope == "session" and whose.user_id is not None:
+        return f"user-session:{json.dumps([whose.user_id, value])}"
+    return f"{scope}:{value}"
 
 
 def _scope_prefix(scope: str) -> str:

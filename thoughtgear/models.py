@@ -80,12 +80,14 @@ class ToolCall(Record):
 
 
 class ToolResult(Record):
-    """What a call gave. `unknown`: it was started and nobody can tell how it ended."""
+    """What a call gave. `unknown`: it was started and nobody can tell how it ended. `cached`: an earlier
+    call gave it, and the tool did not run."""
 
     call_id: str
     name: str
     status: Literal["ok", "error", "unknown", "cancelled"] = "ok"
     content: str = ""
+    cached: bool = False
 
 
 class Message(Record):

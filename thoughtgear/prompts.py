@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from thoughtgear.errors import (
@@ -22,6 +22,7 @@ from thoughtgear.errors import (
     RunDeletedError,
     RunNotFoundError,
     SessionBusyError,
+    StoreError,
     StoreUnavailableError,
 )
 from thoughtgear.ids import check_label, new_run_id, run_id_for
@@ -29,6 +30,8 @@ from thoughtgear.loop import Limits
 from thoughtgear.models import Attachment, Driver, Message, RunState
 from thoughtgear.protocols import OrmAdapter
 from thoughtgear.sessions import Sessions
+
+T = TypeVar("T")
 
 CREATE_TRIES = 5
 
@@ -132,8 +135,12 @@ async def create_run(
     if stored is None:
         if prompt.session_id is not None:
             await sessions.begin(state)
-        await _store_files(store, state.run_id, files)
-        stored = await _insist(partial(_create, store, state, _first_message(prompt, files)))
+        await _insist(partial(_store_files, store, state.run_id, files))
+        try:
+            stored = await _insist(partial(_create, store, state, _first_message(prompt, files)))
+        except RunDeletedError:
+            await _drop_files(store, state.run_id, files)
+            raise
     if prompt.session_id is not None and stored.status == "pending":
         return await _link(store, sessions, stored, keep=prompt.request_id is not None)
     return stored
@@ -185,7 +192,7 @@ def _digest(prompt: Prompt, files: Sequence[_Loaded]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-async def _insist(write: Callable[[], Awaitable[RunState]]) -> RunState:
+async def _insist(write: Callable[[], Awaitable[T]]) -> T:
     """Write again while the outcome is unknown: a write that landed after all is found, not repeated."""
     for _ in range(CREATE_TRIES):
         try:
@@ -239,4 +246,18 @@ async def _store_files(store: OrmAdapter, run_id: str, files: Sequence[_Loaded])
     """Store each file once per run, before the run that speaks of it."""
     for file in files:
         with suppress(ConflictError):
-            await store.put_document("files", f"{run_id}/{file.attachment.sha256}", file.data, tag=None)
+            await store.put_document("files", _file_key(run_id, file), file.data, tag=None)
+
+
+async def _drop_files(store: OrmAdapter, run_id: str, files: Sequence[_Loaded]) -> None:
+    """Take back the files of a run that was deleted before: no deletion would come for them."""
+    for file in files:
+        key = _file_key(run_id, file)
+        with suppress(StoreError):
+            document = await store.get_document("files", key)
+            if document is not None:
+                await store.put_document("files", key, None, tag=document.tag)
+
+
+def _file_key(run_id: str, file: _Loaded) -> str:
+    return f"{run_id}/{file.attachment.sha256}"

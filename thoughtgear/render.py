@@ -54,9 +54,9 @@ def call_line(call: ToolCall, width: int) -> Text:
 
 
 def result_line(result: ToolResult, seconds: float | None, width: int) -> Text:
-    """A call that has ended: the first line of what it gave, and how long it took."""
+    """A call that has ended: the first line of what it gave, and how long it took or that it was cached."""
     mark, colour = MARKS[result.status]
-    took = "" if seconds is None else f"  {seconds:.1f} s"
+    took = "  cached" if result.cached else "" if seconds is None else f"  {seconds:.1f} s"
     said = first_line(result.content) or "nothing"
     room = width - len(result.call_id) - len(took) - 3
     return Text.assemble(

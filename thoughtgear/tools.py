@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, get_args, overload
 
 from pydantic import BaseModel
@@ -17,8 +18,8 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from thoughtgear import schema
 from thoughtgear.docstrings import parse_docstring
-from thoughtgear.errors import ConfigurationError
-from thoughtgear.memory import Memory
+from thoughtgear.errors import ConfigurationError, InvalidInputError
+from thoughtgear.memory import Memory, Scope, scope_of
 from thoughtgear.models import OnUnknown, ToolPolicy
 from thoughtgear.outcomes import Reconcile
 from thoughtgear.protocols import ToolSpec
@@ -37,7 +38,8 @@ class ToolContext:
 
     `idempotency_key` is the same however often the call is tried: give it to the system that you change.
     `attempt` counts the tries of the iteration, from 1. `beat` is what `heartbeat` calls; it is called in
-    the event loop that made the context. Plain functions use `memory.sync`.
+    the event loop that made the context. `memory` is the user's, else the session's, else the run's own;
+    plain functions use `memory.sync`.
     """
 
     run_id: str
@@ -56,6 +58,14 @@ class ToolContext:
         self._loop: asyncio.AbstractEventLoop | None = None
         with suppress(RuntimeError):
             self._loop = asyncio.get_running_loop()
+
+    def memory_of(self, scope: Scope) -> Memory:
+        """Return what is remembered for the run's user or session, or for the run itself. Raises
+        `InvalidInputError`, whose message is for the model, where the run has none."""
+        name = scope_of(self, scope)
+        if name is None:
+            raise InvalidInputError(f"This memory is a {scope}'s, and this run has no {scope}.")
+        return self.memory.at(name)
 
     def heartbeat(self, *details: Any) -> None:
         """Say that the tool is alive and how far it is. Works from any thread; after the end of the run
@@ -83,6 +93,10 @@ class Tool:
 
     `policy`: an `idempotent` tool may run again after a crash, with the same idempotency key; an
     `at_most_once` tool never. `timeout` is in seconds. `parallel`: it may run beside other calls.
+    `cache`: for so long a result is used again for the same user, handler and arguments, instead of running
+    the tool; only for a tool whose result depends on nothing else. Another `version` of the tool starts
+    afresh.
+
     When nobody saw how a call ended (an `at_most_once` one that was cut off or timed out, or one that raised
     `OutcomeUnknownError`), `reconcile(idempotency_key)` is asked, a plain or async function that settles the
     key outside and returns `Done(result)`, `Void(reason)`, or None. What stays unknown then is a matter of
@@ -101,6 +115,8 @@ class Tool:
         policy: ToolPolicy = "idempotent",
         timeout: float = DEFAULT_TIMEOUT,
         parallel: bool = True,
+        cache: timedelta | None = None,
+        version: str = "1",
         on_unknown: OnUnknown = "tell_model",
         reconcile: Reconcile | None = None,
     ) -> None:
@@ -114,6 +130,7 @@ class Tool:
             raise ConfigurationError(f"Tool {key!r}: parameters must be a JSON Schema or a pydantic model.")
         arguments = schema.for_handler(arguments, handler, f"Tool {key!r}", ToolContext)
         self._set(key, description, content, handler, arguments, policy, timeout, parallel)
+        self._set_cache(cache, version)
         self._set_unknown(on_unknown, reconcile)
 
     @classmethod
@@ -126,6 +143,8 @@ class Tool:
         policy: ToolPolicy = "idempotent",
         timeout: float = DEFAULT_TIMEOUT,
         parallel: bool = True,
+        cache: timedelta | None = None,
+        version: str = "1",
         on_unknown: OnUnknown = "tell_model",
         reconcile: Reconcile | None = None,
     ) -> Tool:
@@ -139,6 +158,7 @@ class Tool:
             description = parse_docstring(inspect.getdoc(function) or "").description
         made = cls.__new__(cls)
         made._set(key, description, "", function, arguments, policy, timeout, parallel)
+        made._set_cache(cache, version)
         made._set_unknown(on_unknown, reconcile)
         return made
 
@@ -167,6 +187,18 @@ class Tool:
         self.name = wire_name(key)
         self.is_async = _is_async(handler)
         self._arguments = arguments
+
+    def _set_cache(self, cache: timedelta | None, version: str) -> None:
+        if cache is not None and (not isinstance(cache, timedelta) or cache <= timedelta(0)):
+            raise ConfigurationError(f"Tool {self.key!r}: cache must be a timedelta above zero.")
+        if cache is not None and self.policy == "at_most_once":
+            raise ConfigurationError(
+                f"Tool {self.key!r}: at_most_once is for effects, and a cached result would leave the effect "
+                "out; drop cache= or the policy."
+            )
+        if not isinstance(version, str) or not version:
+            raise ConfigurationError(f"Tool {self.key!r}: version must be a text that is not empty.")
+        self.cache, self.version = cache, version
 
     def _set_unknown(self, on_unknown: OnUnknown, reconcile: Reconcile | None) -> None:
         if on_unknown not in get_args(OnUnknown):
@@ -234,6 +266,8 @@ def tool(
     policy: ToolPolicy = "idempotent",
     timeout: float = DEFAULT_TIMEOUT,
     parallel: bool = True,
+    cache: timedelta | None = None,
+    version: str = "1",
     on_unknown: OnUnknown = "tell_model",
     reconcile: Reconcile | None = None,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
@@ -248,6 +282,8 @@ def tool(
     policy: ToolPolicy = "idempotent",
     timeout: float = DEFAULT_TIMEOUT,
     parallel: bool = True,
+    cache: timedelta | None = None,
+    version: str = "1",
     on_unknown: OnUnknown = "tell_model",
     reconcile: Reconcile | None = None,
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
@@ -266,6 +302,8 @@ def tool(
             policy=policy,
             timeout=timeout,
             parallel=parallel,
+            cache=cache,
+            version=version,
             on_unknown=on_unknown,
             reconcile=reconcile,
         )

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import random
 import stat
 import time
 from pathlib import Path
@@ -15,15 +14,30 @@ from thoughtgear.adapters.files_run import BLOCK
 from thoughtgear.errors import ConfigurationError, ConflictError, SchemaVersionError, StoreError
 from thoughtgear.protocols import OrmAdapter
 from thoughtgear.registry import open_store
-from thoughtgear.testing import SharedAdapterConformance, append, new_run
+from thoughtgear.testing import (
+    SharedAdapterConformance,
+    SharedAdapterEndurance,
+    StoreCase,
+    append,
+    new_run,
+)
 from thoughtgear.testing.case import texts_of
-from thoughtgear.testing.shared import killed_writer
+from thoughtgear.testing.processes import kill_writers
 
 
-class TestFiles(SharedAdapterConformance):
+class OnFiles(StoreCase):
     @classmethod
     async def open_store(cls, place: Path) -> OrmAdapter:
         return FilesAdapter.from_url(f"files://{place}/store")
+
+
+class TestFiles(OnFiles, SharedAdapterConformance):
+    """Every clause."""
+
+
+@pytest.mark.long
+class TestFilesEndurance(OnFiles, SharedAdapterEndurance):
+    """Large numbers."""
 
 
 @pytest.fixture
@@ -335,20 +349,9 @@ async def test_a_crash_at_any_step_of_a_deletion(tmp_path: Path, monkeypatch: py
     assert left > 5
 
 
-async def test_thirty_kills_leave_a_readable_run(tmp_path: Path) -> None:
-    """A writer killed by SIGKILL at thirty random moments loses nothing that it reported."""
-    chance = random.Random(20)
-    reported = 0
-    for _ in range(30):
-        delay = chance.uniform(0, 0.06)
-        reported = max(reported, killed_writer(TestFiles, tmp_path, chance.randrange(4), delay))
-        store = FilesAdapter(tmp_path / "store")
-        runs = (await store.list_runs()).runs
-        version = runs[0].version if runs else 0
-        assert version >= reported
-        assert await texts_of(store, "killed") == [f"{number}" for number in range(1, version + 1)]
-        await store.aclose()
-    assert reported > BLOCK
+async def test_kills_leave_a_readable_run(tmp_path: Path) -> None:
+    """Writers killed by SIGKILL at twenty random moments, also within a fold, lose nothing they reported."""
+    assert await kill_writers(TestFiles, tmp_path, 20) > BLOCK
 
 
 def _append_many(root: Path, count: int) -> None:

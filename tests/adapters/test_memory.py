@@ -9,13 +9,22 @@ from thoughtgear.adapters.memory import MemoryAdapter
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.protocols import OrmAdapter
 from thoughtgear.registry import open_store
-from thoughtgear.testing import AdapterConformance, append, new_run
+from thoughtgear.testing import AdapterConformance, AdapterEndurance, StoreCase, append, new_run
 
 
-class TestMemory(AdapterConformance):
+class OnMemory(StoreCase):
     @classmethod
     async def open_store(cls, place: Path) -> OrmAdapter:
         return MemoryAdapter()
+
+
+class TestMemory(OnMemory, AdapterConformance):
+    """Every clause but those of stores that outlive a process."""
+
+
+@pytest.mark.long
+class TestMemoryEndurance(OnMemory, AdapterEndurance):
+    """Large numbers."""
 
 
 async def test_a_url_makes_an_empty_store() -> None:

@@ -29,11 +29,17 @@ from thoughtgear.errors import (
 )
 from thoughtgear.protocols import OrmAdapter, RunFilter
 from thoughtgear.registry import open_store
-from thoughtgear.testing import SharedAdapterConformance, append, new_run
+from thoughtgear.testing import (
+    SharedAdapterConformance,
+    SharedAdapterEndurance,
+    StoreCase,
+    append,
+    new_run,
+)
 from thoughtgear.testing.case import assert_standing, texts_of
 
 
-class TestMongo(SharedAdapterConformance):
+class OnMongo(StoreCase):
     @pytest.fixture(autouse=True)
     def _address(self, mongodb: MongoServer, tmp_path: Path) -> None:
         """Other processes read there which server it is."""
@@ -42,6 +48,17 @@ class TestMongo(SharedAdapterConformance):
     @classmethod
     async def open_store(cls, place: Path) -> OrmAdapter:
         return open_store((place / "url").read_text())
+
+
+class TestMongo(OnMongo, SharedAdapterConformance):
+    """Every clause."""
+
+
+@pytest.mark.long
+class TestMongoEndurance(OnMongo, SharedAdapterEndurance):
+    """Large numbers."""
+
+    kills = 50
 
 
 class Commands(monitoring.CommandListener):

@@ -29,11 +29,17 @@ from thoughtgear.errors import (
 from thoughtgear.models import RunState
 from thoughtgear.protocols import OrmAdapter, RunFilter
 from thoughtgear.registry import open_store
-from thoughtgear.testing import SharedAdapterConformance, append, new_run
+from thoughtgear.testing import (
+    SharedAdapterConformance,
+    SharedAdapterEndurance,
+    StoreCase,
+    append,
+    new_run,
+)
 from thoughtgear.testing.case import texts_of
 
 
-class TestPostgres(SharedAdapterConformance):
+class OnPostgres(StoreCase):
     @pytest.fixture(autouse=True)
     def _address(self, postgres: PostgresServer, tmp_path: Path) -> None:
         """Other processes read there which server it is."""
@@ -42,6 +48,17 @@ class TestPostgres(SharedAdapterConformance):
     @classmethod
     async def open_store(cls, place: Path) -> OrmAdapter:
         return open_store((place / "url").read_text())
+
+
+class TestPostgres(OnPostgres, SharedAdapterConformance):
+    """Every clause."""
+
+
+@pytest.mark.long
+class TestPostgresEndurance(OnPostgres, SharedAdapterEndurance):
+    """Large numbers."""
+
+    kills = 50
 
 
 @pytest.fixture

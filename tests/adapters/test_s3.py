@@ -23,11 +23,17 @@ from thoughtgear.errors import ConfigurationError, SchemaVersionError, StoreErro
 from thoughtgear.models import RunState, now
 from thoughtgear.protocols import OrmAdapter, RunFilter
 from thoughtgear.registry import open_store
-from thoughtgear.testing import SharedAdapterConformance, append, new_run
+from thoughtgear.testing import (
+    SharedAdapterConformance,
+    SharedAdapterEndurance,
+    StoreCase,
+    append,
+    new_run,
+)
 from thoughtgear.testing.case import texts_of
 
 
-class TestS3(SharedAdapterConformance):
+class OnS3(StoreCase):
     @pytest.fixture(autouse=True)
     def _address(self, s3: S3Server, tmp_path: Path) -> None:
         """Other processes read there which server it is."""
@@ -36,6 +42,18 @@ class TestS3(SharedAdapterConformance):
     @classmethod
     async def open_store(cls, place: Path) -> OrmAdapter:
         return open_store((place / "url").read_text())
+
+
+class TestS3(OnS3, SharedAdapterConformance):
+    """Every clause."""
+
+
+@pytest.mark.long
+class TestS3Endurance(OnS3, SharedAdapterEndurance):
+    """Large numbers."""
+
+    contended_commits = 160
+    kills = 50
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -20,13 +20,28 @@ from thoughtgear.errors import (
 )
 from thoughtgear.protocols import OrmAdapter
 from thoughtgear.registry import open_store
-from thoughtgear.testing import SharedAdapterConformance, append, new_run
+from thoughtgear.testing import (
+    SharedAdapterConformance,
+    SharedAdapterEndurance,
+    StoreCase,
+    append,
+    new_run,
+)
 
 
-class TestSqlite(SharedAdapterConformance):
+class OnSqlite(StoreCase):
     @classmethod
     async def open_store(cls, place: Path) -> OrmAdapter:
         return SqlAdapter.from_url(f"sqlite:///{place}/store.db")
+
+
+class TestSqlite(OnSqlite, SharedAdapterConformance):
+    """Every clause."""
+
+
+@pytest.mark.long
+class TestSqliteEndurance(OnSqlite, SharedAdapterEndurance):
+    """Large numbers."""
 
 
 @pytest.fixture

@@ -49,6 +49,13 @@ def test_lines_of_calls_fit_the_width(width: int):
         assert line.cell_len <= width
 
 
+def test_a_cached_result_says_so():
+    """The result of a call that ran no tool has `cached` where others have their seconds."""
+    result = ToolResult(call_id="1.0", name="f", content="sunny", cached=True)
+    assert result_line(result, 0.2, 80).plain == "✓ 1.0 sunny  cached"
+    assert result_line(result.model_copy(update={"cached": False}), 0.2, 80).plain == "✓ 1.0 sunny  0.2 s"
+
+
 def test_text_that_was_streamed_is_not_shown_twice():
     """A saved reply adds to its streamed beginning only what is missing, and ends the line."""
     out, err = console(), console()

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from faulty_store import FaultyStore
 
 from thoughtgear.registry import open_store
+from thoughtgear.testing import FaultyStore
 
 # A minute of round trips: S3's turn is among the long tests. Every day tests/documents goes through it.
 STORES = ("memory", "sqlite", "postgresql", "mongodb", pytest.param("s3", marks=pytest.mark.long), "files")

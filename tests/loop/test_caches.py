@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from faulty_store import FaultyStore
 
 from thoughtgear.models import Message, RunState, ToolCall
+from thoughtgear.testing import FaultyStore
 from thoughtgear.transcript import MESSAGE_BYTES, ByteCache, Transcripts, size_of
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_store import FaultyStore
 
 from thoughtgear.errors import (
     ExecutorUnavailableError,
@@ -32,6 +31,7 @@ from thoughtgear.loop import Limits
 from thoughtgear.models import Message, now
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, OnText, RequestedCall
 from thoughtgear.providers.scripted import ScriptedProvider, call
+from thoughtgear.testing import FaultyStore
 from thoughtgear.tools import ToolContext, tool
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from faulty_store import FaultyStore
 from hooked_store import HookedStore
 
 from thoughtgear import live
 from thoughtgear.handler import PromptHandler
 from thoughtgear.models import RunState
 from thoughtgear.providers.scripted import ScriptedProvider
+from thoughtgear.testing import FaultyStore
 
 
 @pytest.fixture(autouse=True)

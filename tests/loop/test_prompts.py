@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_store import FaultyStore
 
 from thoughtgear import prompts
 from thoughtgear.errors import InvalidInputError, RunDeletedError
 from thoughtgear.handler import PromptHandler
 from thoughtgear.prompts import File
 from thoughtgear.providers.scripted import ScriptedProvider
+from thoughtgear.testing import FaultyStore
 
 
 def handler_on(store: FaultyStore) -> PromptHandler:

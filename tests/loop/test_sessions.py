@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from faulty_store import FaultyStore
 from hooked_store import HookedStore
 
 from thoughtgear import sessions
@@ -16,6 +15,7 @@ from thoughtgear.models import Message, RunState
 from thoughtgear.protocols import ModelReply, ModelRequest, OnText
 from thoughtgear.providers.scripted import ScriptedProvider
 from thoughtgear.sessions import Sessions
+from thoughtgear.testing import FaultyStore
 from thoughtgear.transcript import Transcripts
 
 

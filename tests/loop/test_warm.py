@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from faulty_store import FaultyStore
 
 from thoughtgear import iteration
 from thoughtgear.errors import RunNotFoundError
@@ -13,6 +12,7 @@ from thoughtgear.handler import PromptHandler
 from thoughtgear.models import IterationResult, RunState
 from thoughtgear.protocols import Attempt
 from thoughtgear.providers.scripted import ScriptedProvider, call
+from thoughtgear.testing import FaultyStore
 from thoughtgear.tools import tool
 
 
