@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from faulty_store import FaultyStore
 
 from thoughtgear.errors import InvalidInputError, OutcomeUnknownError
 from thoughtgear.executors.local import LocalExecutor
@@ -18,6 +17,7 @@ from thoughtgear.models import OnUnknown, RunState, ToolPolicy, ToolResult, now
 from thoughtgear.outcomes import Done, Outcome, Void
 from thoughtgear.protocols import Attempt
 from thoughtgear.providers.scripted import ScriptedProvider, call
+from thoughtgear.testing import FaultyStore
 from thoughtgear.tools import Tool, tool
 
 
