@@ -27,7 +27,8 @@
         └── ModelRejectedError        400, 401, 403, 404: the same request fails again
 
 `retryable` is what the executors look at: true means that the same iteration may be tried again
-after a while. Messages never hold prompt, reply or tool text, because a driver may record them.
+after a while; docs/errors.md has the whole table. Messages never hold prompt, reply or tool text,
+because a driver may record them.
 """
 
 from __future__ import annotations

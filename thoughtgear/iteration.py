@@ -22,7 +22,7 @@ from thoughtgear.errors import (
     StateRegressionError,
     StoreError,
 )
-from thoughtgear.loop import limit_reached
+from thoughtgear.loop import limit_reached, seconds_of
 from thoughtgear.models import CallRecord, InboxItem, IterationResult, Message, RunState, ToolCall, Usage, now
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, RequestedCall
 from thoughtgear.transitions import as_message, close_calls, end_run, save_reply, unnumbered
@@ -111,10 +111,12 @@ class _Iteration:
         except asyncio.CancelledError:
             await self._writer.let_go()
             raise
-        except ModelUnavailableError:
+        except ModelUnavailableError as exc:
             await self._writer.begin()
             if not self._attempt.serialised and not self._attempt.keep_claim:
                 await self._writer.let_go()
+            if exc.retry_after is not None:
+                exc.retry_after = min(exc.retry_after, self._seconds_left())
             raise
         state = self._writer.state
         result = standing(state)
@@ -137,6 +139,10 @@ class _Iteration:
         if tools:
             await self._run_calls()
         return tools
+
+    def _seconds_left(self) -> float:
+        """Until the run reaches its limit: to wait for longer would only delay its end."""
+        return max(0.0, self._agent.limits.seconds - seconds_of(self._writer.state))
 
     def _known_name(self, name: str) -> str:
         """The tool's own name: what a model calls a tool that isn't there is the model's text."""

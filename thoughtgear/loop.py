@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,8 +68,7 @@ def pause(state: RunState) -> None:
 
 def limit_reached(state: RunState, limits: Limits) -> RunError | None:
     """Return why the run must not buy another reply, or None."""
-    seconds = (now() - (state.started_at or now())).total_seconds() - state.paused_seconds
-    used = {"iterations": state.iteration, "tokens": state.usage.total_tokens, "seconds": seconds}
+    used = {"iterations": state.iteration, "tokens": state.usage.total_tokens, "seconds": seconds_of(state)}
     for name, value in used.items():
         limit = getattr(limits, name)
         if value >= limit:
@@ -77,6 +77,11 @@ def limit_reached(state: RunState, limits: Limits) -> RunError | None:
                 message=f"The run reached its limit of {limit:g} {name}; Limits({name}=…) raises it.",
             )
     return None
+
+
+def seconds_of(state: RunState) -> float:
+    """How long the run has gone on, on the clock that `Limits.seconds` bounds."""
+    return (now() - (state.started_at or now())).total_seconds() - state.paused_seconds
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,23 @@ def next_step(result: IterationResult) -> Step:
 
 
 RETRY_FIRST, RETRY_FACTOR, RETRY_MOST = 1.0, 2.0, 60.0
+"""The backoff: seconds before the second attempt, what each further one multiplies them by, and their end."""
+
+RETRY_AFTER_MOST = 3600.0
+"""Seconds that a provider's Retry-After is honoured; then it is asked again, and may say so again."""
+
+SPREAD = 0.1
+"""What of a Retry-After is added by chance at the most, where that is more than the backoff."""
 
 
 def retry_delay(attempt: int, retry_after: float | None = None) -> float:
-    """Seconds before attempt `attempt + 1`: what the provider asks for, or exponential backoff."""
-    if retry_after is not None:
-        return max(0.0, retry_after)
-    return min(RETRY_FIRST * RETRY_FACTOR ** min(attempt - 1, 10), RETRY_MOST)
+    """Seconds before attempt `attempt + 1`: exponential backoff, or what the provider asks for and a bit.
+
+    Chance spreads what failed at the same moment: half of the backoff is left to it, and all that comes on
+    top of a Retry-After. As this grows with the attempts, a crowd thins out until its provider can serve it.
+    """
+    backoff = min(RETRY_FIRST * RETRY_FACTOR ** min(attempt - 1, 10), RETRY_MOST)
+    if retry_after is None:
+        return backoff * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+    asked = min(max(0.0, retry_after), RETRY_AFTER_MOST)
+    return asked + random.uniform(0.0, max(backoff, asked * SPREAD))  # noqa: S311

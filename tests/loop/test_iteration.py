@@ -505,6 +505,21 @@ def _overloaded(request: ModelRequest) -> str:
     raise ModelUnavailableError("openai: HTTP 429", retry_after=3600)
 
 
+async def test_a_wait_does_not_outlast_the_run(store: FaultyStore) -> None:
+    """A provider that asks for an hour is waited for until the run's time limit, and the run then fails."""
+
+    def busy(request: ModelRequest) -> str:
+        raise ModelUnavailableError("openai: HTTP 429", retry_after=3600)
+
+    handler = PromptHandler(model=Model(busy), orm=store, limits=Limits(seconds=0.2))
+    run = await handler.create_run("go")
+    with pytest.raises(ModelUnavailableError) as caught:
+        await handler.run_iteration(run.run_id, 1)
+    assert 0 <= (caught.value.retry_after or 0) <= 0.2
+    state = await handler.continue_run(run.run_id)
+    assert (state.status, state.error and state.error.type) == ("failed", "LimitExceededError")
+
+
 async def test_time_limit_counts_from_the_first_failed_attempt(store: FaultyStore) -> None:
     """A model that is never available doesn't keep a run for ever: the clock ticks from the first attempt."""
     handler = PromptHandler(model=Model(_overloaded), orm=store, limits=Limits(seconds=0.05))

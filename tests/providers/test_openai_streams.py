@@ -195,6 +195,13 @@ async def test_a_status_decides_whether_to_try_again(ask, status, error):
         ({"retry_after": "nan"}, None),
         ({"retry_after": "-3"}, None),
         ({"retry_after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"retry_after": "Wednesday, 21-Oct-15 07:28:00 GMT"}, 0.0),
+        ({"retry_after": "Wed Oct 21 07:28:00 2015"}, 0.0),
+        ({"retry_after": "Wed, 21 Oct 0001 07:28:00 +2359"}, 0.0),
+        ({"retry_after": "Wed, 99 Oct 2015 07:28:00 GMT"}, None),
+        ({"retry_after": "Wed, 21 Oct 99999 07:28:00 GMT"}, None),
+        ({"retry_after": "1e400"}, None),
+        ({"retry_after_ms": "-1", "retry_after": "2"}, 2.0),
         ({}, None),
     ],
 )

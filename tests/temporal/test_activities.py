@@ -20,10 +20,10 @@ from thoughtgear.models import Claim, IterationInput, sparse
 @pytest.mark.parametrize(
     ("raised", "retries", "delay"),
     [
-        (errors.ModelUnavailableError("busy", retry_after=7), True, 7),
-        (errors.ModelUnavailableError("busy"), True, None),
-        (errors.StoreUnavailableError("away"), True, None),
-        (errors.NewerFormatError(), True, None),
+        (errors.ModelUnavailableError("busy", retry_after=7), True, (7, 8)),
+        (errors.ModelUnavailableError("busy"), True, (0.5, 1)),
+        (errors.StoreUnavailableError("away"), True, (0.5, 1)),
+        (errors.NewerFormatError(), True, (0.5, 1)),
         (errors.ModelRejectedError("no", status=401), False, None),
         (errors.StateRegressionError(), False, None),
         (errors.InvalidInputError("no"), False, None),
@@ -31,14 +31,14 @@ from thoughtgear.models import Claim, IterationInput, sparse
         (errors.ToolInputError("secret"), False, None),
     ],
 )
-def test_errors_are_mapped(raised: Exception, retries: bool, delay: float | None) -> None:
-    """Retryable errors are retried, when the provider says; of foreign errors the name alone is told."""
+def test_errors_are_mapped(raised: Exception, retries: bool, delay: tuple[float, float] | None) -> None:
+    """Retryable errors are retried, and say when; of foreign errors the name alone is told."""
     with pytest.raises(ApplicationError) as caught, recorded():
         raise raised
     failure = caught.value
     told = failure.next_retry_delay
     assert (failure.type, failure.non_retryable) == (type(raised).__name__, not retries)
-    assert (told.total_seconds() if told else None) == delay
+    assert delay[0] <= told.total_seconds() <= delay[1] if delay and told else told is delay
     assert "secret" not in str(failure)
     assert failure.__cause__ is None
     assert failure.__suppress_context__

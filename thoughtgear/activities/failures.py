@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from thoughtgear.errors import ThoughtgearError, ToolInputError
+from thoughtgear.loop import retry_delay
 
 MESSAGE = 500
 """How many characters of a message are recorded."""
@@ -29,14 +31,17 @@ def recorded() -> Iterator[None]:
     except ApplicationError:
         raise
     except Exception as exc:
-        failure = to_failure(exc)
+        failure = to_failure(exc, activity.info().attempt if activity.in_activity() else 1)
     else:
         return
     raise failure from None  # inside of a `with`, the context would be recorded, too
 
 
-def to_failure(exc: Exception) -> ApplicationError:
-    """Return the failure that Temporal may record; a foreign exception goes to the log in full."""
+def to_failure(exc: Exception, attempt: int = 1) -> ApplicationError:
+    """Return the failure that Temporal may record; a foreign exception goes to the log in full.
+
+    What is retryable says when, because Temporal's own policy is the same for every run that fails at once.
+    """
     name = type(exc).__name__
     if not isinstance(exc, ThoughtgearError) or isinstance(exc, ToolInputError):
         log.error("The activity raised %s", name, exc_info=exc)
@@ -46,7 +51,7 @@ def to_failure(exc: Exception) -> ApplicationError:
         str(exc)[:MESSAGE],
         type=name,
         non_retryable=not exc.retryable,
-        next_retry_delay=_delay(exc) if exc.retryable else None,
+        next_retry_delay=_delay(exc, attempt) if exc.retryable else None,
     )
 
 
@@ -56,6 +61,6 @@ def retry_after(exc: ThoughtgearError) -> float | None:
     return value
 
 
-def _delay(exc: ThoughtgearError) -> timedelta | None:
-    seconds = retry_after(exc)
-    return timedelta(seconds=max(seconds, 0.001)) if seconds is not None else None
+def _delay(exc: ThoughtgearError, attempt: int) -> timedelta:
+    """Temporal takes a delay of nothing as none."""
+    return timedelta(seconds=max(retry_delay(attempt, retry_after(exc)), 0.001))

@@ -15,6 +15,7 @@ from thoughtgear.activities.reports import of_result, standing
 from thoughtgear.activities.roster import Roster
 from thoughtgear.errors import ModelUnavailableError, SupersededError
 from thoughtgear.handler import PromptHandler
+from thoughtgear.loop import retry_delay
 from thoughtgear.models import (
     CLOSE_RUN,
     DELIVER,
@@ -132,11 +133,12 @@ async def _iterate(handler: PromptHandler, given: IterationInput, heartbeat: Hea
         report = standing(state, by_value=given.by_value)
         return report if state.over else replace(report, status="in_progress", wait=LOOK_AGAIN)
     except ModelUnavailableError as exc:
-        seconds = retry_after(exc) or 0.0
-        if seconds <= LONGEST_RETRY:
+        asked = retry_after(exc) or 0.0
+        if asked <= LONGEST_RETRY:
             raise
+        wait = round(retry_delay(activity.info().attempt, asked), 3)
         reason = str(exc)[:MESSAGE]
-        return Report("waiting", given.iteration, heartbeat.version, wait=seconds, reason=reason)
+        return Report("waiting", given.iteration, heartbeat.version, wait=wait, reason=reason)
     report = of_result(result)
     if result.status not in OVER:
         return report

@@ -44,7 +44,7 @@ _COMES: dict[str, Callable[[RunState], bool]] = {
 class LocalExecutor:
     """Drives runs in this process, each by one background task; the default.
 
-    A retryable error is tried again after a while (`loop.retry_delay`), as Temporal would; any other ends
+    A retryable error is tried again after a while (`loop.retry_delay`), as under Temporal; any other ends
     the run as failed. When the process dies, `continue_run` in another one goes on from the last commit.
     """
 

@@ -23,8 +23,8 @@ _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,63}")
 """No dash: keys begin with `sk-`."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/=-]{0,127}")
 _RETRYABLE_STATUS = frozenset((408, 409, 425, 429))
-_OUT_OF_MONEY = frozenset(("insufficient_quota", "billing_hard_limit_reached", "billing_not_active"))
-_REJECTED = frozenset(
+OUT_OF_MONEY = frozenset(("insufficient_quota", "billing_hard_limit_reached", "billing_not_active"))
+REJECTED = frozenset(
     (
         "authentication_error",
         "content_filter",
@@ -121,7 +121,7 @@ def _seconds_until(date: str) -> float | None:
 
 def http_error(where: str, status: int, headers: Mapping[str, str], failure: Failure) -> ModelError:
     """The error for an answer with a status that is no success."""
-    broke = bool(_OUT_OF_MONEY.intersection(failure.names))
+    broke = bool(OUT_OF_MONEY.intersection(failure.names))
     retryable = (status in _RETRYABLE_STATUS or status >= 500) and not broke
     advice = _ADVICE[402] if broke else _ADVICE.get(status, "")
     return _error(
@@ -141,7 +141,7 @@ def stream_error(where: str, headers: Mapping[str, str], failure: Failure) -> Mo
     """
     if failure.status is not None:
         return http_error(where, failure.status, headers, failure)
-    rejected = bool((_REJECTED | _OUT_OF_MONEY).intersection(failure.names))
+    rejected = bool((REJECTED | OUT_OF_MONEY).intersection(failure.names))
     what = ", ".join(["error in the stream", *failure.names])
     return _error(where, what, "", retryable=not rejected, status=None, headers=headers)
 
