@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -131,16 +131,19 @@ def _read(value: bytes) -> Entry | None:
         return None
 
 
-async def sweep(store: OrmAdapter) -> int:
+async def sweep(store: OrmAdapter, step: Callable[[int], object] | None = None) -> int:
     """Delete the cached results that have expired or are damaged, and return how many that were.
 
-    Those of a newer format stay, and so does what is replaced meanwhile. Raises `StoreError`.
+    Those of a newer format stay, and so does what is replaced meanwhile. `step` is told how many more have
+    been looked at. One read per result: a large cache takes a while. Raises `StoreError`.
     """
     swept, after = 0, ""
     while keys := await store.list_documents("cache", PREFIX, after=after, limit=PAGE):
         for key in keys:
             swept += await _sweep(store, key)
         after = keys[-1]
+        if step is not None:
+            step(len(keys))
     return swept
 
 

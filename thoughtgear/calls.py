@@ -123,22 +123,24 @@ class Calls:
             return _error(call, str(exc))
         if tool.cache is None:
             return self._cut(await self._execute(row, tool, arguments))
-        slot = self._slot(call, tool, arguments, tool.cache)
+        return await self._cached(row, tool, arguments, tool.cache)
+
+    async def _cached(
+        self, row: CallRecord, tool: Tool, arguments: dict[str, Any], lasts: timedelta
+    ) -> ToolResult:
+        """The result that is kept, else that of running the tool. The first is no effect, so no check comes
+        before it: its commit is fenced as any."""
+        call, agent, state = row.call, self._agent, self._writer.state
+        limit = agent.limits.tool_result_bytes
+        key = key_of(state.user_id, agent.name, tool, limit, call.arguments, arguments)
+        slot = Slot(agent.store, key, lasts, label=f"{tool.name} in run {state.run_id}")
         content = await slot.find()
-        if (
-            content is not None
-        ):  # no effect, so no check before it: the commit fences it as it does all results
+        if content is not None:
             return ToolResult(call_id=call.id, name=call.name, content=content, cached=True)
         result = self._cut(await self._execute(row, tool, arguments))
         if result.status == "ok":
             await slot.keep(result.content)
         return result
-
-    def _slot(self, call: ToolCall, tool: Tool, arguments: dict[str, Any], lasts: timedelta) -> Slot:
-        agent, state = self._agent, self._writer.state
-        limit = agent.limits.tool_result_bytes
-        key = key_of(state.user_id, agent.name, tool, limit, call.arguments, arguments)
-        return Slot(agent.store, key, lasts, label=f"{tool.name} in run {state.run_id}")
 
     async def _execute(self, row: CallRecord, tool: Tool, arguments: dict[str, Any]) -> ToolResult:
         """Run a valid call: a plain function takes a thread first, so that the check comes last. Where none
