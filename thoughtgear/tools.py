@@ -5,26 +5,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Any, get_args, overload
+from typing import Any, overload
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
+from typing_extensions import Unpack
 
 from thoughtgear import schema
 from thoughtgear.docstrings import parse_docstring
 from thoughtgear.errors import ConfigurationError, InvalidInputError
 from thoughtgear.memory import Memory, Scope, scope_of
-from thoughtgear.models import OnUnknown, ToolPolicy
-from thoughtgear.outcomes import Reconcile
 from thoughtgear.protocols import ToolSpec
+from thoughtgear.tool_options import ToolOptions, ToolRules
 
-DEFAULT_TIMEOUT = 300.0
 NAME_LENGTH = 64
 
 
@@ -91,17 +88,7 @@ class Tool:
     `additionalProperties` are checked (absent: unknown names are refused). The handler gets the
     `ToolContext` in the parameter annotated so, or called `ctx`.
 
-    `policy`: an `idempotent` tool may run again after a crash, with the same idempotency key; an
-    `at_most_once` tool never. `timeout` is in seconds. `parallel`: it may run beside other calls.
-    `cache`: for so long a result is used again for the same user, handler and arguments, instead of running
-    the tool; only for a tool whose result depends on nothing else. Another `version` of the tool starts
-    afresh.
-
-    When nobody saw how a call ended (an `at_most_once` one that was cut off or timed out, or one that raised
-    `OutcomeUnknownError`), `reconcile(idempotency_key)` is asked, a plain or async function that settles the
-    key outside and returns `Done(result)`, `Void(reason)`, or None. What stays unknown then is a matter of
-    `on_unknown`: the model is told, the run waits until a person settles the call, or the run fails.
-    Calling the tool calls the function. Raises `ConfigurationError`.
+    `options` are those of `ToolRules`. Calling the tool calls the function. Raises `ConfigurationError`.
     """
 
     def __init__(
@@ -111,14 +98,7 @@ class Tool:
         content: str,
         parameters: Mapping[str, Any] | type[BaseModel],
         handler: Callable[..., Any],
-        *,
-        policy: ToolPolicy = "idempotent",
-        timeout: float = DEFAULT_TIMEOUT,
-        parallel: bool = True,
-        cache: timedelta | None = None,
-        version: str = "1",
-        on_unknown: OnUnknown = "tell_model",
-        reconcile: Reconcile | None = None,
+        **options: Unpack[ToolOptions],
     ) -> None:
         if not callable(handler):
             raise ConfigurationError(f"Tool {key!r}: handler must be a function.")
@@ -129,9 +109,7 @@ class Tool:
         else:
             raise ConfigurationError(f"Tool {key!r}: parameters must be a JSON Schema or a pydantic model.")
         arguments = schema.for_handler(arguments, handler, f"Tool {key!r}", ToolContext)
-        self._set(key, description, content, handler, arguments, policy, timeout, parallel)
-        self._set_cache(cache, version)
-        self._set_unknown(on_unknown, reconcile)
+        self._set(key, description, content, handler, arguments, ToolRules(**options))
 
     @classmethod
     def from_function(
@@ -140,13 +118,7 @@ class Tool:
         *,
         name: str | None = None,
         description: str | None = None,
-        policy: ToolPolicy = "idempotent",
-        timeout: float = DEFAULT_TIMEOUT,
-        parallel: bool = True,
-        cache: timedelta | None = None,
-        version: str = "1",
-        on_unknown: OnUnknown = "tell_model",
-        reconcile: Reconcile | None = None,
+        **options: Unpack[ToolOptions],
     ) -> Tool:
         """Make a tool of a function with type hints; see `tool`."""
         key = name or str(getattr(function, "__name__", ""))
@@ -157,9 +129,7 @@ class Tool:
         if description is None:
             description = parse_docstring(inspect.getdoc(function) or "").description
         made = cls.__new__(cls)
-        made._set(key, description, "", function, arguments, policy, timeout, parallel)
-        made._set_cache(cache, version)
-        made._set_unknown(on_unknown, reconcile)
+        made._set(key, description, "", function, arguments, ToolRules(**options))
         return made
 
     def _set(
@@ -169,46 +139,20 @@ class Tool:
         content: str,
         handler: Callable[..., Any],
         arguments: schema.Arguments,
-        policy: ToolPolicy,
-        timeout: float,
-        parallel: bool,
+        rules: ToolRules,
     ) -> None:
         if not isinstance(key, str) or not key.strip():
             raise ConfigurationError(f"{handler!r}: a tool needs a name.")
-        if policy not in get_args(ToolPolicy):
-            raise ConfigurationError(f"Tool {key!r}: policy must be one of {get_args(ToolPolicy)}.")
-        if not (0 < timeout < math.inf):
-            raise ConfigurationError(f"Tool {key!r}: timeout must be a positive number of seconds.")
         if _yields(handler):
             raise ConfigurationError(f"Tool {key!r}: a generator can't be a tool; return the result.")
         self.key, self.description, self.content, self.handler = key, description, content, handler
-        self.policy: ToolPolicy = policy
-        self.timeout, self.parallel = timeout, parallel
+        rules.check(key)
+        self.policy, self.timeout, self.parallel = rules.policy, rules.timeout, rules.parallel
+        self.cache, self.version = rules.cache, rules.version
+        self.on_unknown, self.reconcile = rules.on_unknown, rules.reconcile
         self.name = wire_name(key)
         self.is_async = _is_async(handler)
         self._arguments = arguments
-
-    def _set_cache(self, cache: timedelta | None, version: str) -> None:
-        if cache is not None and (not isinstance(cache, timedelta) or cache <= timedelta(0)):
-            raise ConfigurationError(f"Tool {self.key!r}: cache must be a timedelta above zero.")
-        if cache is not None and self.policy == "at_most_once":
-            raise ConfigurationError(
-                f"Tool {self.key!r}: at_most_once is for effects, and a cached result would leave the effect "
-                "out; drop cache= or the policy."
-            )
-        if not isinstance(version, str) or not version:
-            raise ConfigurationError(f"Tool {self.key!r}: version must be a text that is not empty.")
-        self.cache, self.version = cache, version
-
-    def _set_unknown(self, on_unknown: OnUnknown, reconcile: Reconcile | None) -> None:
-        if on_unknown not in get_args(OnUnknown):
-            raise ConfigurationError(f"Tool {self.key!r}: on_unknown must be one of {get_args(OnUnknown)}.")
-        if reconcile is not None and not callable(reconcile):
-            raise ConfigurationError(
-                f"Tool {self.key!r}: reconcile must be a function of an idempotency key."
-            )
-        self.on_unknown: OnUnknown = on_unknown
-        self.reconcile = reconcile
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -263,13 +207,7 @@ def tool(
     *,
     name: str | None = None,
     description: str | None = None,
-    policy: ToolPolicy = "idempotent",
-    timeout: float = DEFAULT_TIMEOUT,
-    parallel: bool = True,
-    cache: timedelta | None = None,
-    version: str = "1",
-    on_unknown: OnUnknown = "tell_model",
-    reconcile: Reconcile | None = None,
+    **options: Unpack[ToolOptions],
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 
 
@@ -279,34 +217,17 @@ def tool(
     *,
     name: str | None = None,
     description: str | None = None,
-    policy: ToolPolicy = "idempotent",
-    timeout: float = DEFAULT_TIMEOUT,
-    parallel: bool = True,
-    cache: timedelta | None = None,
-    version: str = "1",
-    on_unknown: OnUnknown = "tell_model",
-    reconcile: Reconcile | None = None,
+    **options: Unpack[ToolOptions],
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a tool of an async or plain function, as `@tool` or `@tool(policy="at_most_once")`.
 
     The JSON Schema comes from the type hints, the descriptions from the docstring (Google or Sphinx
-    style). For a method, decorate the bound one: `tool(shop.order)`. See `Tool` for the settings.
+    style). For a method, decorate the bound one: `tool(shop.order)`. See `ToolRules` for the options.
     Raises `ConfigurationError`, naming function and parameter.
     """
 
     def make(target: Callable[..., Any]) -> Tool:
-        return Tool.from_function(
-            target,
-            name=name,
-            description=description,
-            policy=policy,
-            timeout=timeout,
-            parallel=parallel,
-            cache=cache,
-            version=version,
-            on_unknown=on_unknown,
-            reconcile=reconcile,
-        )
+        return Tool.from_function(target, name=name, description=description, **options)
 
     return make if function is None else make(function)
 
