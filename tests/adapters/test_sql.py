@@ -5,6 +5,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from thoughtgear.testing import (
     append,
     new_run,
 )
+from thoughtgear.testing.case import texts_of
 
 
 class OnSqlite(StoreCase):
@@ -184,6 +186,29 @@ async def test_a_forked_process_has_its_own_connection(store: SqlAdapter) -> Non
     await append(store, await store.load_run("r"), "parent again")
     texts = [message.text for message in await store.get_history("r")]
     assert texts == ["parent", "child", "parent again"]
+
+
+async def test_a_forked_process_keeps_what_it_commits(store: SqlAdapter, tmp_path: Path) -> None:
+    """What a forked child commits after its parent has closed the database is kept: by the parent's
+    connection it would go into a WAL file that is not there any more."""
+    await append(store, new_run("r"), "parent")
+    context = multiprocessing.get_context("fork")
+    closed = context.Event()
+    child = context.Process(target=_commit_after, args=(store, closed))
+    child.start()
+    await store.aclose()
+    assert not (tmp_path / "store.db-wal").exists()
+    closed.set()
+    child.join(30)
+    assert child.exitcode == 0
+    again = SqlAdapter.from_url(f"sqlite:///{tmp_path}/store.db")
+    assert await texts_of(again, "r") == ["parent", "child"]
+    await again.aclose()
+
+
+def _commit_after(store: SqlAdapter, closed: Event) -> None:
+    assert closed.wait(30)
+    _commit_in_child(store)
 
 
 def _commit_in_child(store: SqlAdapter) -> None:
