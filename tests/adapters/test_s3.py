@@ -214,32 +214,34 @@ async def build(store: S3Adapter, run_id: str, count: int, text: str = "x" * 100
 
 
 async def test_a_commit_costs_what_is_new(store: S3Adapter, wire: Wire) -> None:
-    """At 3,000 messages as at 10 a commit is one request, and one more for 32, of about the same size."""
+    """At 3,000 messages as at 10 a commit is one request, one more for 32 messages, and nine for 256, to
+    bind eight pages; of about the same size."""
     costs = []
     for count in (10, 3000):
         state = await build(store, f"r{count}", count)
         for _ in range(32):
             state = await append(store, state, "x" * 1000)
         wire.reset()
-        for _ in range(64):
+        for _ in range(256):
             state = await append(store, state, "x" * 1000)
-        costs.append((wire.counted, wire.sent))
+        costs.append((wire.counted, wire.sent + wire.received))
     (few, few_bytes), (many, many_bytes) = costs
-    assert few == many == {"PutObject": 64 + 2}
+    assert few == many == {"PutObject": 256 + 8 + 1, "GetObject": 8}
     assert many_bytes < 1.2 * few_bytes
-    assert few_bytes < 64 * 40_000
+    assert few_bytes < 256 * 40_000
     assert not wire.expecting
 
 
-async def test_a_long_transcript_is_read_by_pages(store: S3Adapter, wire: Wire) -> None:
-    """5,000 messages are read in one request for every 32, and the last ones, or the head, in a few."""
+async def test_a_long_transcript_is_read_by_segments(store: S3Adapter, wire: Wire) -> None:
+    """5,000 messages are read in a dozen requests, some of them in few, the head in one."""
     state = await build(store, "r", 5000, "text")
     cold = S3Adapter(store._settings)
     wire = Wire(cold)
     assert await cold.load_run("r") == state
     assert wire.counted == {"GetObject": 1}
     assert len(await cold.get_history("r")) == 5000
-    assert wire.counted["GetObject"] <= 1 + 1 + 5000 / 32
+    parts = sorted(key.rpartition("/")[2].partition("-")[0] for _, key in wire.requests[2:])
+    assert parts == ["p00000152", "p00000153", *["s0256"] * 3, *["s2048"] * 2]
     wire.reset()
     assert len(await cold.get_history("r", after=4989)) == 10
     assert wire.counted["GetObject"] <= 2

@@ -15,6 +15,7 @@ from s3_wire import Died, Wire
 from thoughtgear.adapters import s3_run
 from thoughtgear.adapters.s3 import S3Adapter
 from thoughtgear.adapters.s3_head import APART_BYTES, PAGE
+from thoughtgear.adapters.s3_segments import SEGMENTS
 from thoughtgear.errors import ConflictError
 from thoughtgear.models import RunState
 from thoughtgear.testing import append, new_run
@@ -76,16 +77,18 @@ def dying(wire: Wire, left: int, *, sent: bool) -> list[str]:
 
 
 @pytest.mark.parametrize("sent", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("start", ["nothing", "a message", "two pages", "a tombstone"])
+@pytest.mark.parametrize("start", ["nothing", "a message", "two pages", "a segment to bind", "a tombstone"])
 async def test_a_crash_at_any_request_of_a_commit(
     store: S3Adapter, wire: Wire, monkeypatch: pytest.MonkeyPatch, start: str, sent: bool
 ) -> None:
     """Wherever a writer dies its commit is whole or absent, and the next writer goes on."""
     monkeypatch.setattr(s3_run, "TOMBSTONE_SECONDS", 0)
-    texts = {"a message": ["0"], "two pages": [f"{n}" for n in range(2 * PAGE + 1)]}.get(start, [])
-    for left in range(20):
+    counts = {"a message": 1, "two pages": 2 * PAGE + 1, "a segment to bind": SEGMENTS[0] + PAGE}
+    texts = [f"{number}" for number in range(counts.get(start, 0))]
+    for left in range(30):
         run_id = f"r{left}"
         state = await append(store, new_run(run_id), *texts) if texts else new_run(run_id)
+        state = await append(store, state) if start == "a segment to bind" else state
         if start == "a tombstone":
             await append(store, state, *["old"] * 40)
             await store.delete_run(run_id)
@@ -106,7 +109,8 @@ async def test_a_crash_at_any_request_of_a_commit(
         if not died:
             break
     assert not died
-    assert left >= {"nothing": 3, "a message": 3, "two pages": 5, "a tombstone": 5}[start]
+    least = {"nothing": 3, "a message": 3, "two pages": 5, "a segment to bind": 12, "a tombstone": 5}
+    assert left >= least[start]
 
 
 @pytest.mark.parametrize("sent", [False, True], ids=["before", "after"])

@@ -30,7 +30,8 @@ _STORE = "s3"
 class S3Adapter:
     """Keeps runs and documents as objects below a prefix of a bucket. The bucket must be there.
 
-    A commit by the one who made the last is one request, and one more for every 32 messages.
+    A commit by the one who made the last is one request, and one more for every 32 messages; a transcript is
+    read in one request for every 2,048 messages and a dozen or so for the rest, all at once.
     """
 
     reach: Reach = "network"

@@ -29,6 +29,7 @@ COMMITS = 16
 
 CACHE_BYTES = 32 * 1024 * 1024
 
+_HEADER = ("born", "version", "count", "folded", "bound", "commits", "listed", "opening", "deleted_until")
 _MAX_NAME = 180
 _ESCAPED = re.compile(rb"[^A-Za-z0-9_.]|^\.")
 
@@ -44,9 +45,10 @@ def object_name(run_id: str) -> str:
 class Head:
     """What a head says. `born` names the creation of the run: its pages and big messages stand under it.
 
-    `count` is the length of the transcript, of which `folded` messages are in pages. `commits` are the ids of
-    the last commits, newest first. `listed` is where the run stands in the lists (`s3_index`), `opening` is
-    drawn anew whenever the run becomes one that goes on; empty: the run is over.
+    `count` is the length of the transcript, of which `folded` messages are in pages, and `bound` in the
+    segments of each size (`s3_segments`). `commits` are the ids of the last commits, newest first.
+    `listed` is where the run stands in the lists (`s3_index`), `opening` is drawn anew whenever the run
+    becomes one that goes on; empty: the run is over.
     """
 
     born: str
@@ -56,6 +58,7 @@ class Head:
     commits: tuple[str, ...]
     listed: str
     opening: str
+    bound: tuple[int, ...] = ()
     deleted_until: int | None = None
     state: bytes = b""
     tail: tuple[bytes, ...] = ()
@@ -72,8 +75,7 @@ class Head:
 
     def encode(self) -> bytes:
         """Return the object. Two commits never have equal bytes, so that they never have equal ETags."""
-        names = ("born", "version", "count", "folded", "commits", "listed", "opening", "deleted_until")
-        header = json.dumps({name: getattr(self, name) for name in names}).encode()
+        header = json.dumps({name: getattr(self, name) for name in _HEADER}).encode()
         return b"\n".join((header, self.state, *self.tail))
 
     def buried(self, until: int) -> Head:
@@ -92,8 +94,10 @@ def decode_head(stored: Stored) -> Head:
     header, _, rest = stored.body.partition(b"\n")
     state, *tail = rest.split(b"\n")
     try:
-        facts = json.loads(header)
-        facts["commits"] = tuple(facts["commits"])
+        given = json.loads(header)
+        # What a newer version adds is left out: it has to work without.
+        facts = {name: given[name] for name in _HEADER if name in given}
+        facts |= {name: tuple(facts[name]) for name in ("commits", "bound") if name in facts}
         return Head(**facts, state=state, tail=tuple(tail), etag=stored.etag)
     except (ValueError, TypeError, KeyError) as exc:
         raise StoreError("The head of a run is damaged: its first line is no header.") from exc

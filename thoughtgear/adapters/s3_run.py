@@ -1,7 +1,7 @@
 """Runs in the S3 store: how a commit works, and what may happen meanwhile.
 
     runs/<name>/head                 the state and the tail of the transcript; every commit replaces it
-    runs/<name>/<born>/p00000000     page 0: the messages 0 to 31
+    runs/<name>/<born>/p…, s…        folded messages: pages of 32, segments of 256 and 2,048 (`s3_segments`)
     runs/<name>/<born>/b<id>         a big message
     index/…, open/…                  markers, by which runs are listed (`s3_index`)
 
@@ -25,14 +25,16 @@ Interleavings of writers A and B, a deleter D and a reader R (any of them may di
   possible content, those messages, within this `born`. A and B both write it: the same bytes; the second
   one gets 412. A dies after the page: it stays, and the next writer finds it. The head drops the messages
   in a commit that follows the page, so they are in the head, or in the page, or (for a while) in both.
-- R reads a head, and the pages that it names: they are there, and don't change. One that isn't: D was here.
-  R reads the head again.
+- Segments are written from what a committed head names, as pages are: A and B may both bind one, A may die
+  after it, and it counts once a head says so.
+- R reads a head, and the pages and segments that it names: they are there, and don't change. One that isn't:
+  D was here. R reads the head again.
 - A big message is written before its commit, under a name drawn at random. The commit loses: A removes it.
   A dies before that: it stays, named by nobody, until the run is deleted.
 - D puts the tombstone in the place of the head, conditionally: from here on the run is gone, and every
   other put on the head that it replaced fails. Then D removes what stands under `born`. D dies: the next
   deletion goes on from the tombstone, which keeps the names.
-- A writes a page after D has removed them all: A's put of the head then fails, and A removes it.
+- A writes a page or a segment after D has removed them all: A's put of the head then fails, and A removes it.
 - C creates over an expired tombstone: by its ETag, so only one of many does. A late D that has seen the old
   run removes what stands under the old `born`, and nothing of the new run's.
 - Markers are written before the head that names them, and removed after the one that doesn't, or after the
@@ -64,6 +66,7 @@ from thoughtgear.adapters.s3_head import (
     reference,
     referred,
 )
+from thoughtgear.adapters.s3_segments import Segments, part_key
 from thoughtgear.errors import ConflictError, StoreError, StoreUnavailableError
 
 TRIES = 5
@@ -92,6 +95,7 @@ class Runs:
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
+        self._segments = Segments(bucket)
         self._cache = HeadCache()
 
     async def head(self, run_id: str) -> Head | None:
@@ -112,6 +116,8 @@ class Runs:
         for _ in range(TRIES):
             draft = _draft(head, commit, commit_id)
             await self._write_around(name, head, draft, commit)
+            if _alive(head):
+                draft = replace(draft, bound=await self._segments.bind(_below(name, head.born), head))
             newest = await self._replace(name, head, draft)
             if newest is not None and commit_id in newest.commits:
                 await self._close(head, draft)
@@ -145,7 +151,8 @@ class Runs:
         below = _below(name, draft.born)
         objects = {_marker: b"" for _marker in _markers(draft) if _marker not in _markers(head)}
         if _alive(head):
-            objects |= {below + _page(number): b"\n".join(lines) for number, lines in head.full_pages()}
+            pages = head.full_pages()
+            objects |= {below + part_key((PAGE, number)): b"\n".join(lines) for number, lines in pages}
         written = draft.tail[len(draft.tail) - len(commit.lines) :]
         for line, stands in zip(commit.lines, written, strict=True):
             if (apart := referred(stands)) is not None:
@@ -171,36 +178,18 @@ class Runs:
                 await self._bucket.delete_below(below)
 
     async def history(self, run_id: str, after: int, limit: int | None) -> list[bytes]:
-        """Return the messages above `after`: the head is read, then the pages that hold them, all at once."""
+        """Return the messages above `after`: the head is read, then what holds them, all at once."""
         name = object_name(run_id)
         head = await self._read(name)
         while _alive(head) and limit != 0:
             end = head.count if limit is None else min(head.count, after + 1 + limit)
-            found = await self._lines(name, head, after + 1, end)
+            found = await self._segments.lines(_below(name, head.born), head, after + 1, end)
             if found is not None:
                 return found
             before, head = head, await self._read(name)
             if _alive(head) and head.born == before.born:
                 raise StoreError("A page or a message of a run is missing in the bucket, or damaged.")
         return []
-
-    async def _lines(self, name: str, head: Head, first: int, end: int) -> list[bytes] | None:
-        """Return the lines from `first` up to `end`; None where an object is missing."""
-        below = _below(name, head.born)
-        numbers = range(first // PAGE, -(-min(end, head.folded) // PAGE))
-        pages = await together(self._bucket.get(below + _page(number)) for number in numbers)
-        folded = [line for page in pages if page is not None for line in page.body.split(b"\n")]
-        if len(folded) != len(numbers) * PAGE:
-            return None
-        start = min(first // PAGE * PAGE, head.folded)
-        lines = [*folded, *head.tail][first - start : max(end - start, 0)]
-        places = {place: apart for place, line in enumerate(lines) if (apart := referred(line)) is not None}
-        found = await together(self._bucket.get(below + apart) for apart in places.values())
-        for place, big in zip(places, found, strict=True):
-            if big is None:
-                return None
-            lines[place] = big.body
-        return lines
 
     async def delete(self, run_id: str) -> bool:
         """Bury a run and remove all that belongs to it. Return False where there was none."""
@@ -282,10 +271,6 @@ def _head_key(name: str) -> str:
 
 def _below(name: str, born: str) -> str:
     return f"runs/{name}/{born}/"
-
-
-def _page(number: int) -> str:
-    return f"p{number:08d}"
 
 
 def _markers(head: Head | None) -> list[str]:
