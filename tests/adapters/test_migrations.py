@@ -18,8 +18,8 @@ from thoughtgear.adapters.sql_version import MIGRATIONS, SCHEMA_VERSION
 from thoughtgear.errors import SchemaVersionError
 from thoughtgear.protocols import OrmAdapter, SchemaUpgrade, Upgradable
 from thoughtgear.registry import open_store
-from thoughtgear.testing import append, new_run
-from thoughtgear.testing.shared import SharedClauses
+from thoughtgear.testing import StoreCase, append, new_run
+from thoughtgear.testing.processes import in_processes
 
 OLD = versions()
 
@@ -187,7 +187,7 @@ async def test_foreign_tables_are_refused(databases: Databases, opened: Callable
     assert await databases.run("foreign", "SELECT * FROM schema_version") == [("V1__init",)]
 
 
-class Elsewhere(SharedClauses):
+class Elsewhere(StoreCase):
     """Opens the store whose URL is in the folder, in any process."""
 
     @classmethod
@@ -207,7 +207,7 @@ async def test_many_upgrade_at_once(
     """Of eight processes that upgrade one database at the same moment one does it, and nothing is lost."""
     url = databases.url("old") if version is None else await databases.make(version, "old")
     (tmp_path / "url").write_text(url)
-    ended = await Elsewhere().in_processes(tmp_path, _upgrade)
+    ended = await in_processes(Elsewhere, tmp_path, _upgrade)
     changed = [done for done in ended if done.before != done.after]
     assert changed == ([] if version == SCHEMA_VERSION else [SchemaUpgrade(version, SCHEMA_VERSION)])
     assert {done.after for done in ended} == {SCHEMA_VERSION}
