@@ -70,7 +70,7 @@ def test_a_status_is_in_the_table(status: int) -> None:
     assert (type(error), error.retryable) == (row.error, row.again)
 
 
-@pytest.mark.parametrize("code", failures.REJECTED | failures.OUT_OF_MONEY)
+@pytest.mark.parametrize("code", sorted(failures.REJECTED | failures.OUT_OF_MONEY))
 def test_a_code_is_in_the_table(code: str) -> None:
     """Each code that the providers' errors are known by becomes the error of its row, as code and as type."""
     row = CODES[code]

@@ -18,6 +18,7 @@
     ├── SupersededError               a newer attempt holds the run; the store is untouched
     ├── StoreError
     │   ├── ConflictError             someone else committed first; nothing was written
+    │   ├── CopyConflictError         a copy met something else under the same id, and left it as it is
     │   ├── StoreUnavailableError     retryable: the outcome may be unknown
     │   ├── NewerFormatError          retryable: a newer worker can read it
     │   ├── SchemaVersionError        retryable: the database is of another version of the library
@@ -32,6 +33,11 @@ because a driver may record them.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class ThoughtgearError(Exception):
@@ -120,6 +126,19 @@ class StoreError(ThoughtgearError):
 
 class ConflictError(StoreError):
     """Someone else committed first; nothing was written."""
+
+
+class CopyConflictError(StoreError):
+    """The target of the copy has something else under the same id; it was left as it is.
+
+    `refused` says why, by run id, or by collection and key of a document.
+    """
+
+    def __init__(self, message: str | None = None, *, refused: Mapping[str, str] | None = None) -> None:
+        self.refused = dict(refused or {})
+        reasons = list(self.refused.values())
+        more = f" And {len(reasons) - 5} more." if len(reasons) > 5 else ""
+        super().__init__(message or " ".join(reasons[:5]) + more or None)
 
 
 class StoreUnavailableError(StoreError):

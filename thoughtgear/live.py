@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from thoughtgear.errors import ConflictError, RunNotFoundError, StoreError
 from thoughtgear.protocols import OrmAdapter
 
+LIVE = "live/"
+"""What the keys of these documents begin with, in `cache`."""
+
 INTERVAL = 0.15
 """Seconds between two writes of the growing text."""
 
@@ -28,7 +31,7 @@ class LiveText:
 
 
 def _key(run_id: str) -> str:
-    return f"live/{run_id}"
+    return f"{LIVE}{run_id}"
 
 
 async def read(store: OrmAdapter, run_id: str) -> LiveText | None:

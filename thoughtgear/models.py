@@ -170,7 +170,9 @@ class RunState(Record):
     iteration only (empty means that no reply of it is saved), `nonce` is the last commit by the claim's
     holder, `absorbed` holds the request ids of messages that left the inbox. `linked` is set on a run that
     has not begun when another one follows it in its session: it is in the chain, and not its end. A run is
-    `waiting` from `paused_at` on for a person; `paused_seconds` is how long it waited before.
+    `waiting` from `paused_at` on for a person; `paused_seconds` is how long it waited before. `copied` is set
+    on a run that was copied here before it was over: as long as it equals `version`, nobody has gone on with
+    the copy.
     """
 
     format: int = FORMAT
@@ -190,6 +192,7 @@ class RunState(Record):
     prompt_sha256: str = ""
     parent: Parent | None = None
     linked: bool = False
+    copied: int | None = None
     iteration: int = 0
     message_count: int = 0
     model_replies: int = 0

@@ -25,6 +25,9 @@ from thoughtgear.transcript import KEPT_BYTES, ByteCache, Transcripts, size_of
 Conversation = list[tuple[str, Message]]
 OnBusy = Literal["queue", "reject", "parallel"]
 
+HEADS = "session-head/"
+"""What the keys of the heads begin with, in `memory`."""
+
 RUNS_SEEN = 100
 """How many earlier runs of a conversation a model sees at the most."""
 
@@ -164,4 +167,4 @@ class Sessions:
 def _head_key(state: RunState) -> str:
     """One user's session is never another's, whatever the session is called."""
     name = json.dumps([state.user_id, state.session_id]).encode()
-    return f"session-head/{hashlib.sha256(name).hexdigest()}"
+    return f"{HEADS}{hashlib.sha256(name).hexdigest()}"

@@ -1,0 +1,338 @@
+"""Copying a store into another one: whole, on every store; again; while the source goes on; conflicts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from filled import DOCUMENTS, PICTURE, RING, STORES, fill, snapshot
+from hooked_store import HookedStore
+
+from thoughtgear.errors import CopyConflictError, StoreError, StoreUnavailableError
+from thoughtgear.handler import PromptHandler
+from thoughtgear.models import Message, RunState
+from thoughtgear.protocols import OrmAdapter
+from thoughtgear.testing import append, new_run
+from thoughtgear.testing.case import texts_of
+from thoughtgear.testing.copies import leap
+from thoughtgear.transfer import StoreCopy
+from thoughtgear.transfer.runs import PAGE
+
+Pair = tuple[HookedStore, HookedStore]
+
+
+def counting_saves(store: HookedStore) -> list[RunState]:
+    """The states that are saved from now on."""
+    saved: list[RunState] = []
+
+    async def save(real: Any, state: RunState, messages: Any, **options: Any) -> None:
+        await real(state, messages, **options)
+        saved.append(state)
+
+    store.hooks["save_run"] = save
+    return saved
+
+
+def failing_at(store: HookedStore, number: int, error: Exception) -> list[int]:
+    """From the commit of that number on the store fails; returns the numbers of those that were tried."""
+    tried: list[int] = []
+
+    async def save(real: Any, state: RunState, messages: Any, **options: Any) -> None:
+        tried.append(len(tried) + 1)
+        if len(tried) >= number:
+            raise error
+        await real(state, messages, **options)
+
+    store.hooks["save_run"] = save
+    return tried
+
+
+OTHERS = [(one, other) for one in STORES for other in STORES if (one, other) not in RING]
+PAIRS = [*RING, *(pytest.param(each, marks=pytest.mark.long) for each in OTHERS)]
+
+
+@pytest.mark.parametrize("pair", PAIRS, indirect=True, ids=["-".join(each) for each in (*RING, *OTHERS)])
+async def test_all_of_a_store_is_copied(pair: Pair):
+    """States with versions and claims, transcripts, files, memory and unknown fields: all of it is in the
+    target, and the report counts it."""
+    source, target = pair
+    run_ids = await fill(source)
+    report = await StoreCopy(source, target).run()
+    assert await snapshot(target) == await snapshot(source)
+    assert (report.copied.runs, report.copied.messages) == (len(run_ids), 305)
+    assert (report.copied.documents, report.copied.document_bytes) == (
+        len(DOCUMENTS) + 1,
+        len(PICTURE) + sum(len(value) for _, _, value in DOCUMENTS),
+    )
+    assert report.equal == report.copied
+    assert report.complete
+
+
+@pytest.mark.parametrize("pair", [("sqlite", "postgresql"), ("memory", "files")], indirect=True)
+async def test_a_second_copy_writes_nothing(pair: Pair):
+    """What is there already is not written again, and still compared."""
+    source, target = pair
+    await fill(source)
+    first = await StoreCopy(source, target).run()
+    saved = counting_saves(target)
+    second = await StoreCopy(source, target).run()
+    assert (saved, second.copied.runs, second.copied.documents) == ([], 0, 0)
+    assert second.equal == first.equal
+
+
+@pytest.mark.parametrize("pair", [("sqlite", "postgresql"), ("sqlite", "s3")], indirect=True)
+async def test_an_interrupted_copy_goes_on(pair: Pair):
+    """After a fault in the midst of a run the next copy writes the pages that are left, and no other."""
+    source, target = pair
+    state = await append(source, new_run("r"), *(str(number) for number in range(5 * PAGE - 1)))
+    for _ in range(9):
+        state = await append(source, state, "more")
+    tried = failing_at(target, 3, StoreError("The disk is full."))
+    with pytest.raises(StoreError, match="disk is full"):
+        await StoreCopy(source, target).run()
+    assert tried == [1, 2, 3]
+    half = await target.load_run("r")
+    saved = counting_saves(target)
+    report = await StoreCopy(source, target).run()
+    assert (half.status, half.error and half.error.type) == ("failed", "CopyUnfinishedError")
+    assert report.copied.messages == state.message_count - half.message_count
+    assert len(saved) == 4
+    assert await snapshot(target) == await snapshot(source)
+
+
+async def test_a_page_is_all_that_is_in_memory(pair: Pair):
+    """A transcript of 2,000 messages is read and written in pages of 128."""
+    source, target = pair
+    state = new_run("r")
+    for number in range(40):
+        state = await append(source, state, *[f"{number}"] * 50)
+    read: list[int | None] = []
+    written: list[int] = []
+
+    async def history(real: Any, run_id: str, after: int, limit: int | None = None) -> list[Message]:
+        read.append(limit)
+        found: list[Message] = await real(run_id, after, limit)
+        return found
+
+    async def save(real: Any, saved: RunState, messages: Any, **options: Any) -> None:
+        written.append(len(messages))
+        await real(saved, messages, **options)
+
+    source.hooks["get_history"], target.hooks["save_run"] = history, save
+    await StoreCopy(source, target).run()
+    assert max(limit or 10_000 for limit in read) <= PAGE
+    assert (sum(written), max(written)) == (2000, 125)
+
+
+async def test_more_messages_than_versions_make_bigger_pages(pair: Pair):
+    """A run of two commits and 500 messages is copied by two commits."""
+    source, target = pair
+    state = await append(source, new_run("r"), *["a"] * 499)
+    await append(source, state, "b")
+    saved = counting_saves(target)
+    await StoreCopy(source, target).run()
+    assert [(each.version, each.message_count) for each in saved] == [(1, 250), (2, 500)]
+
+
+async def test_an_unfinished_copy_is_driven_by_nobody(pair: Pair):
+    """Whoever finds a run that is half copied takes it for one that is over: no reply is bought."""
+    source, target = pair
+    state = await append(source, new_run("r"), *["a"] * 200)
+    await append(source, state, "b")
+    failing_at(target, 2, StoreError("gone"))
+    with pytest.raises(StoreError):
+        await StoreCopy(source, target).run()
+    async with PromptHandler(model="scripted:echo", orm=target) as handler:
+        ended = await handler.continue_run("r")
+    assert (ended.status, ended.model_replies) == ("failed", 0)
+
+
+@pytest.mark.parametrize("landed", [True, False], ids=["landed", "lost"])
+async def test_a_passing_fault_is_tried_again(pair: Pair, landed: bool):
+    """A write whose answer is lost is looked for, and repeated only where it had not landed."""
+    source, target = pair
+    state = await append(source, new_run("r"), *["a"] * 200)
+    state = await append(source, state, "b")
+    faults: list[int] = []
+
+    async def save(real: Any, saved: RunState, messages: Any, **options: Any) -> None:
+        if not landed and not faults:
+            faults.append(saved.version)
+            raise StoreUnavailableError
+        await real(saved, messages, **options)
+        if landed and len(faults) < 2:
+            faults.append(saved.version)
+            raise StoreUnavailableError
+
+    target.hooks["save_run"] = save
+    report = await StoreCopy(source, target).run()
+    assert faults == ([1, 2] if landed else [1])
+    assert report.complete
+    assert await snapshot(target) == await snapshot(source)
+
+
+async def test_a_run_that_goes_on_meanwhile_is_copied_again(pair: Pair):
+    """What the source commits after its run was copied is in the target at the end of the same copy."""
+    source, target = pair
+    state = await append(source, new_run("r", status="running"), "a")
+    saved: list[int] = []
+
+    async def save(real: Any, copied: RunState, messages: Any, **options: Any) -> None:
+        await real(copied, messages, **options)
+        saved.append(copied.version)
+        if len(saved) == 1:
+            await append(source, await append(source, state, "b"), "c")
+            await append(source, new_run("new"), "n")
+            await source.put_document("memory", "k", b"1", tag=None)
+
+    target.hooks["save_run"] = save
+    report = await StoreCopy(source, target).run()
+    assert saved[:2] == [1, 3]
+    assert report.complete
+    assert await snapshot(target) == await snapshot(source)
+    assert await texts_of(target, "new") == ["n"]
+
+
+async def test_a_run_that_never_rests_is_told(pair: Pair):
+    """A run that changes as often as it is copied is named in the report, and the copy is not complete."""
+    source, target = pair
+    await append(source, new_run("restless"), "0")
+    await append(source, new_run("quiet"), "0")
+
+    async def load(real: Any, run_id: str) -> RunState:
+        if run_id == "restless":
+            await append(source, await source.load_run(run_id), "more")
+        state: RunState = await real(run_id)
+        return state
+
+    target.hooks["load_run"] = load
+    report = await StoreCopy(source, target).run()
+    assert report.changing == ["run restless"]
+    assert (report.complete, report.equal.runs) == (False, 1)
+
+
+async def test_a_copy_goes_on_at_the_next_call(pair: Pair):
+    """A run that went on in the source since the last copy is brought up to date, also when it has ended."""
+    source, target = pair
+    state = await append(source, new_run("r", status="running"), "a")
+    await StoreCopy(source, target).run()
+    state = await leap(source, state, 700, *(str(number) for number in range(300)))
+    await StoreCopy(source, target).run()
+    assert (await target.load_run("r")).version == 700
+    await append(source, state.model_copy(update={"status": "done"}), "end")
+    await StoreCopy(source, target).run()
+    assert await snapshot(target) == await snapshot(source)
+    assert (await target.load_run("r")).copied is None
+
+
+async def test_a_run_that_is_deleted_meanwhile_leaves_nothing(pair: Pair):
+    """A run that the source deletes while it is copied is gone from the target, too."""
+    source, target = pair
+    state = await append(source, new_run("gone"), *["a"] * 300)
+    for _ in range(3):
+        state = await append(source, state)
+    await append(source, new_run("kept"), "b")
+
+    async def save(real: Any, copied: RunState, messages: Any, **options: Any) -> None:
+        await real(copied, messages, **options)
+        if copied.run_id == "gone":
+            await source.delete_run("gone")
+
+    target.hooks["save_run"] = save
+    report = await StoreCopy(source, target).run()
+    assert report.complete
+    assert [run.run_id for run in (await target.list_runs()).runs] == ["kept"]
+
+
+async def other_run(source: OrmAdapter, target: OrmAdapter) -> None:
+    await append(target, new_run("r"), "another")
+
+
+async def other_copy_went_on(source: OrmAdapter, target: OrmAdapter) -> None:
+    await StoreCopy(source, target).run()
+    await append(target, await target.load_run("r"), "there")
+    await append(source, await source.load_run("r"), "here")
+
+
+async def deleted_there(source: OrmAdapter, target: OrmAdapter) -> None:
+    await StoreCopy(source, target).run()
+    await target.delete_run("r")
+
+
+async def unfinished_here(source: OrmAdapter, target: OrmAdapter) -> None:
+    state = await source.load_run("r")
+    error = {"type": "CopyUnfinishedError", "message": "…"}
+    failed = RunState.model_validate({**state.model_dump(), "status": "failed", "error": error})
+    await append(source, failed)
+
+
+@pytest.mark.parametrize("stage", [other_run, other_copy_went_on, deleted_there, unfinished_here])
+@pytest.mark.parametrize("pair", [("memory", "memory"), ("sqlite", "postgresql")], indirect=True)
+async def test_another_run_is_left_as_it_is(pair: Pair, stage: Any):
+    """Where the target has another run of the id, went on with its copy or deleted it, or the source's own is
+    not whole, the error names the run, the target's stays, and all else is copied."""
+    source, target = pair
+    await append(source, new_run("r"), "a")
+    await stage(source, target)
+    before = (await snapshot(target)).get("r")
+    await append(source, new_run("fine"), "b")
+    with pytest.raises(CopyConflictError, match="Run r was not copied") as caught:
+        await StoreCopy(source, target).run()
+    assert list(caught.value.refused) == ["r"]
+    after = await snapshot(target)
+    assert after.get("r") == before
+    assert after["fine"] == (await snapshot(source))["fine"]
+
+
+async def test_other_messages_under_the_same_state_are_found(pair: Pair):
+    """A target that has lost or changed a message of an equal state is told by the comparison."""
+    source, target = pair
+    await append(source, new_run("r"), "a")
+    await StoreCopy(source, target).run()
+
+    async def history(real: Any, *args: Any) -> list[Message]:
+        found = await real(*args)
+        return [message.model_copy(update={"text": "b"}) for message in found]
+
+    target.hooks["get_history"] = history
+    with pytest.raises(CopyConflictError, match="Run r has other messages"):
+        await StoreCopy(source, target).run()
+    assert (await StoreCopy(source, target, compare=False).run()).complete
+
+
+async def test_another_value_of_a_document_is_replaced_only_on_request(pair: Pair):
+    """A memory that the target has otherwise is left as it is and named; `replace_documents` takes ours."""
+    source, target = pair
+    await source.put_document("memory", "user:ann/likes", b'"tea"', tag=None)
+    await target.put_document("memory", "user:ann/likes", b'"coffee"', tag=None)
+    with pytest.raises(CopyConflictError, match="memory/user:ann/likes"):
+        await StoreCopy(source, target).run()
+    kept = await target.get_document("memory", "user:ann/likes")
+    await StoreCopy(source, target, replace_documents=True).run()
+    taken = await target.get_document("memory", "user:ann/likes")
+    assert (kept and kept.value, taken and taken.value) == (b'"coffee"', b'"tea"')
+
+
+async def test_the_head_of_a_session_goes_on(pair: Pair):
+    """The head of a session that has more runs now replaces the one that was copied before, unless the
+    target's own session has gone on."""
+    source, target = pair
+    here = PromptHandler(model="scripted:echo", orm=source)
+    there = PromptHandler(model="scripted:echo", orm=target)
+    await here.handle_prompt("one", session_id="s")
+    await StoreCopy(source, target).run()
+    await here.handle_prompt("two", session_id="s")
+    await StoreCopy(source, target).run()
+    assert await snapshot(target) == await snapshot(source)
+    await there.handle_prompt("three, there", session_id="s")
+    await here.handle_prompt("three", session_id="s")
+    with pytest.raises(CopyConflictError, match="memory/session-head/"):
+        await StoreCopy(source, target).run()
+
+
+async def test_the_text_of_a_reply_under_way_stays_behind(pair: Pair):
+    """A document that shows a growing reply is not copied: nobody would remove it."""
+    source, target = pair
+    await source.put_document("cache", "live/r", b"{}", tag=None)
+    await StoreCopy(source, target).run()
+    assert await target.list_documents("cache") == []

@@ -1,0 +1,81 @@
+"""What `thoughtgear db copy` does."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from thoughtgear import registry
+from thoughtgear.errors import ConfigurationError, CopyConflictError
+from thoughtgear.place import Output
+from thoughtgear.progress import bar
+from thoughtgear.protocols import OrmAdapter
+from thoughtgear.render import count, print_json
+from thoughtgear.transfer.report import CopyReport, Count
+from thoughtgear.transfer.store import StoreCopy
+
+
+async def copy(source: str, target: str, output: Output, *, compare: bool, replace_documents: bool) -> int:
+    """Copy a store into another one, and say what was done. Returns 1 where something is left to do."""
+    _check(source, target)
+    stores: list[OrmAdapter] = []
+    try:
+        stores += [registry.open_store(source)]
+        stores += [registry.open_store(target)]
+        with bar(output) as watcher:
+            copying = StoreCopy(
+                *stores, compare=compare, replace_documents=replace_documents, watcher=watcher
+            )
+            try:
+                await copying.run()
+            except CopyConflictError:
+                if output.as_json:
+                    _tell(copying.report, output)
+                raise
+    finally:
+        for store in stores:
+            await store.aclose()
+    _tell(copying.report, output)
+    return 0 if copying.report.complete else 1
+
+
+def _check(source: str, target: str) -> None:
+    """Raises `ConfigurationError` where a copy can only be a mistake."""
+    if source == target:
+        raise ConfigurationError("The two stores are the same one.")
+    for url in (source, target):
+        if url.startswith("memory:"):
+            raise ConfigurationError("A memory:// store is gone with its process: there is nothing to copy.")
+    path = _path_of(source)
+    if path is not None and not path.exists():
+        raise ConfigurationError(f"There is no store {path} to copy from.")
+
+
+def _path_of(url: str) -> Path | None:
+    """Where a store of this machine is. It would be made by the first look at it."""
+    for beginning in ("sqlite:///", "files://"):
+        if url.startswith(beginning):
+            return Path(url.removeprefix(beginning))
+    return None
+
+
+def _tell(report: CopyReport, output: Output) -> None:
+    if output.as_json:
+        print_json(asdict(report) | {"complete": report.complete})
+        return
+    output.out.print(f"Copied {_counted(report.copied)}.", soft_wrap=True)
+    if report.equal.runs or report.equal.documents:
+        output.out.print(
+            f"Compared both stores: {_counted(report.equal)} are the same in both.", soft_wrap=True
+        )
+    for name in report.changing:
+        output.err.print(
+            f"The {name} changes faster than it is copied: stop what works on it, then copy again.",
+            soft_wrap=True,
+        )
+
+
+def _counted(found: Count) -> str:
+    runs, messages = count(found.runs, "run"), count(found.messages, "message")
+    documents = count(found.documents, "document")
+    return f"{runs} ({messages}) and {documents} ({found.document_bytes:,} bytes)"

@@ -1,0 +1,107 @@
+"""Documents: one collection copied, and compared.
+
+What the target has under the same key and with another value is the source's older value, or its own: nobody
+can tell. So it is left as it is, unless this copy wrote it or the caller says that nobody else has. Of the
+heads of sessions one can tell: a newer one goes on from the last run of an older one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+from thoughtgear.errors import CopyConflictError
+from thoughtgear.live import LIVE
+from thoughtgear.protocols import Collection, Document, OrmAdapter
+from thoughtgear.sessions import HEADS
+from thoughtgear.transfer.report import Count
+
+PAGE = 1000
+"""Keys that are listed at once."""
+
+
+class DocumentCopier:
+    """Copies the documents of one collection from one store to another."""
+
+    def __init__(
+        self, source: OrmAdapter, target: OrmAdapter, collection: Collection, copied: Count, replace: bool
+    ) -> None:
+        self._source, self._target, self.collection = source, target, collection
+        self._copied, self._replace = copied, replace
+        self._written: dict[str, str | None] = {}
+
+    async def keys(self) -> AsyncIterator[str]:
+        """Yield the keys of the source, less the text of replies under way: it is gone with its reply."""
+        async for page in _pages(self._source, self.collection):
+            for key in page:
+                if not (self.collection == "cache" and key.startswith(LIVE)):
+                    yield key
+
+    async def lacking(self) -> AsyncIterator[str]:
+        """Yield the keys that may need to be copied. A file is named by its content: one that is there is
+        the same."""
+        if self.collection != "files":
+            async for key in self.keys():
+                yield key
+            return
+        after = ""
+        async for page in _pages(self._source, self.collection):
+            there = await self._there(after, page[-1])
+            for key in page:
+                if key not in there:
+                    yield key
+            after = page[-1]
+
+    async def _there(self, after: str, last: str) -> set[str]:
+        """Return the keys of the target above `after`, up to `last`."""
+        found: set[str] = set()
+        async for page in _pages(self._target, self.collection, after):
+            found.update(key for key in page if key <= last)
+            if page[-1] >= last:
+                break
+        return found
+
+    async def bring(self, key: str) -> bool:
+        """Give the target the document as the source has it. Returns whether that took anything. Raises
+        `CopyConflictError`. To be called again after a fault."""
+        ours = await self._source.get_document(self.collection, key)
+        theirs = await self._target.get_document(self.collection, key)
+        if ours is None or (theirs is not None and theirs.value == ours.value):
+            return False
+        if theirs is not None and not self._may_replace(ours, theirs):
+            name = f"{self.collection}/{key}"
+            raise CopyConflictError(refused={name: f"The document {name} has another value in the target."})
+        tag = await self._target.put_document(
+            self.collection, key, ours.value, tag=theirs.tag if theirs else None
+        )
+        if self.collection != "files":
+            self._written[key] = tag
+        self._copied.documents += 1
+        self._copied.document_bytes += len(ours.value)
+        return True
+
+    async def equal(self, key: str) -> int | None:
+        """Return the size of the document where both stores have the same one, 0 where the source has it no
+        longer; else None."""
+        ours = await self._source.get_document(self.collection, key)
+        if ours is None:
+            return 0
+        theirs = await self._target.get_document(self.collection, key)
+        return len(ours.value) if theirs is not None and theirs.value == ours.value else None
+
+    def _may_replace(self, ours: Document, theirs: Document) -> bool:
+        written = theirs.key in self._written and self._written[theirs.key] == theirs.tag
+        head = self.collection == "memory" and theirs.key.startswith(HEADS)
+        return written or self._replace or (head and _is_older(theirs.value, ours.value))
+
+
+async def _pages(store: OrmAdapter, collection: Collection, after: str = "") -> AsyncIterator[list[str]]:
+    while page := await store.list_documents(collection, after=after, limit=PAGE):
+        yield page
+        after = page[-1]
+
+
+def _is_older(one: bytes, other: bytes) -> bool:
+    """Whether one head of a session is an older one than the other: that goes on from the last run of it."""
+    before, after = (json.loads(head)["recent"] for head in (one, other))
+    return not before or before[-1] in after

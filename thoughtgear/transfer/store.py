@@ -1,0 +1,156 @@
+"""A whole store: first copied, then compared.
+
+Runs come before documents, so that the target never names a run that it does not have yet. What changes in
+the source meanwhile is found when the two are compared, and copied again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from thoughtgear.errors import CopyConflictError, RunNotFoundError
+from thoughtgear.models import RunState
+from thoughtgear.protocols import Collection, OrmAdapter
+from thoughtgear.transfer.documents import DocumentCopier
+from thoughtgear.transfer.report import CopyReport, Unwatched, Watcher
+from thoughtgear.transfer.runs import RunCopier, same
+from thoughtgear.transfer.work import each, find_run, insist
+
+T = TypeVar("T")
+
+COLLECTIONS: tuple[Collection, ...] = ("files", "memory", "cache")
+
+LISTED = 100
+"""Runs that are listed at once."""
+
+ROUNDS = 3
+"""How often a run or document that changes meanwhile is copied again."""
+
+
+class StoreCopy:
+    """Copies the runs and documents of a store into another one, then compares the two.
+
+    What the target has already is not written again: after an interruption, or when the source has gone on, a
+    second copy does what is left. Other runs and documents of the target stay, and so does what is deleted in
+    the source after it was copied. A run that is not over is copied as it stands, claim and version included,
+    and whoever drives it can go on with either; see to it that nobody goes on with both.
+
+    `compare`: read both stores at the end, and compare what the source has, byte for byte.
+    `replace_documents`: take the source's value where the target has another one under the same key. Without,
+    and always with runs, what is different there is left as it is. `report` says at any time what was done.
+    """
+
+    def __init__(
+        self,
+        source: OrmAdapter,
+        target: OrmAdapter,
+        *,
+        compare: bool = True,
+        replace_documents: bool = False,
+        watcher: Watcher | None = None,
+    ) -> None:
+        self.report = CopyReport()
+        self._source, self._compares = source, compare
+        self._watcher = watcher or Unwatched()
+        self._runs = RunCopier(source, target, self.report.copied)
+        self._documents = [
+            DocumentCopier(source, target, name, self.report.copied, replace_documents)
+            for name in COLLECTIONS
+        ]
+        self._found: dict[str, int] = {}
+
+    async def run(self) -> CopyReport:
+        """Copy, compare, and return the report. Raises `CopyConflictError` at the end where the target has
+        something else under the same id, and `StoreError` of either store: nothing is lost by then."""
+        await self._copy()
+        if self._compares:
+            await self._compare()
+        if self.report.refused:
+            raise CopyConflictError(refused=self.report.refused)
+        return self.report
+
+    async def _copy(self) -> None:
+        await self._stage("copy", "runs", self._all_runs(), self._bring_run)
+        for copier in self._documents:
+            await self._stage(
+                "copy", copier.collection, copier.lacking(), partial(self._bring_document, copier)
+            )
+
+    async def _compare(self) -> None:
+        await self._stage("compare", "runs", self._all_runs(), self._compare_run)
+        for copier in self._documents:
+            await self._stage(
+                "compare", copier.collection, copier.keys(), partial(self._compare_document, copier)
+            )
+
+    async def _stage(
+        self, verb: str, what: str, items: AsyncIterator[T], work: Callable[[T], Awaitable[Any]]
+    ) -> None:
+        self._watcher.begin(f"{verb} {what}", self._found.get(what))
+        done = 0
+
+        async def step(item: T) -> None:
+            nonlocal done
+            await work(item)
+            done += 1
+            self._watcher.step()
+
+        await each(items, step)
+        self._found[what] = done
+
+    async def _all_runs(self) -> AsyncIterator[RunState]:
+        after = None
+        while True:
+            page = await self._source.list_runs(after=after, limit=LISTED)
+            for state in page.runs:
+                yield state
+            if page.after is None:
+                return
+            after = page.after
+
+    async def _bring_run(self, state: RunState) -> bool:
+        try:
+            return await insist(partial(self._runs.bring, state))
+        except CopyConflictError as exc:
+            self.report.refused[state.run_id] = str(exc)
+        except RunNotFoundError:
+            await self._runs.remove_unfinished(state.run_id)
+        return False
+
+    async def _compare_run(self, state: RunState) -> None:
+        run_id = state.run_id
+        for _ in range(ROUNDS):
+            if run_id in self.report.refused:
+                return
+            if await insist(partial(self._runs.equal, state)):
+                self.report.equal.runs += 1
+                self.report.equal.messages += state.message_count
+                return
+            newest = await find_run(self._source, run_id)
+            if newest is None:
+                return
+            if not await self._bring_run(newest) and same(newest, state):
+                self.report.refused.setdefault(run_id, f"Run {run_id} has other messages in the target.")
+            state = newest
+        self.report.changing.append(f"run {run_id}")
+
+    async def _bring_document(self, copier: DocumentCopier, key: str) -> None:
+        try:
+            await insist(partial(copier.bring, key))
+        except CopyConflictError as exc:
+            self.report.refused[f"{copier.collection}/{key}"] = str(exc)
+
+    async def _compare_document(self, copier: DocumentCopier, key: str) -> None:
+        name = f"{copier.collection}/{key}"
+        for _ in range(ROUNDS):
+            if name in self.report.refused:
+                return
+            size = await insist(partial(copier.equal, key))
+            if size is not None:
+                self.report.equal.documents += 1
+                self.report.equal.document_bytes += size
+                return
+            await self._bring_document(copier, key)
+        self.report.changing.append(f"document {name}")
