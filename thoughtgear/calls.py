@@ -29,6 +29,8 @@ GRACE_SECONDS = 0.05
 STOP_SECONDS = 1.0
 """How long a cancelled call may take to clean up."""
 
+CUT = "The tool was not run: the reply ended before this call was whole. Make the call shorter."
+
 log = logging.getLogger("thoughtgear")
 
 
@@ -116,11 +118,13 @@ class Calls:
         tool = self._agent.toolbox.find(call.name)
         if tool is None:
             known = ", ".join(spec.name for spec in self._agent.toolbox.specs()) or "none"
-            return _error(call, f"There is no tool named {call.name!r}. Tools: {known}.")
+            return self._cut(_error(call, f"There is no tool named {call.name!r}. Tools: {known}."))
+        if call.cut:
+            return _error(call, CUT)
         try:
             arguments = tool.validate(call.arguments)
         except InvalidInputError as exc:
-            return _error(call, str(exc))
+            return self._cut(_error(call, str(exc)))
         if tool.cache is None:
             return self._cut(await self._execute(row, tool, arguments))
         return await self._cached(row, tool, arguments, tool.cache)

@@ -166,7 +166,8 @@ class StateRegressionError(StoreError):
 class ModelError(ThoughtgearError):
     """The model call failed.
 
-    `retry_after` is in seconds, `status` the HTTP status, `request_id` the provider's own.
+    `retry_after` is in seconds, `status` the HTTP status, `request_id` the provider's own. `begun`: a reply
+    had begun to come and is lost; the provider may charge for it.
     """
 
     def __init__(
@@ -176,8 +177,10 @@ class ModelError(ThoughtgearError):
         retry_after: float | None = None,
         status: int | None = None,
         request_id: str | None = None,
+        begun: bool = False,
     ) -> None:
         super().__init__(message)
+        self.begun = begun
         self.retry_after = retry_after
         self.status = status
         self.request_id = request_id

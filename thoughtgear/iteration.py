@@ -6,26 +6,26 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
-
-from pydantic_core import from_json
 
 from thoughtgear import live
 from thoughtgear.agent import Agent
 from thoughtgear.calls import Calls
 from thoughtgear.commit import FRESH_SECONDS, RunWriter
 from thoughtgear.errors import (
-    ModelRejectedError,
     ModelUnavailableError,
     RunCancelledError,
     StateRegressionError,
     StoreError,
+    SupersededError,
 )
 from thoughtgear.loop import limit_reached, seconds_of
-from thoughtgear.models import CallRecord, InboxItem, IterationResult, Message, RunState, ToolCall, Usage, now
-from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, RequestedCall
-from thoughtgear.transitions import as_message, close_calls, end_run, save_reply, unnumbered
+from thoughtgear.models import InboxItem, IterationResult, RunState, Usage, now
+from thoughtgear.protocols import Attempt, ModelReply, ModelRequest
+from thoughtgear.replies import accept, bounded
+from thoughtgear.transitions import as_message, close_calls, end_run, lose_reply, save_reply
 
 FIRST_LOOK, LAST_LOOK = 0.2, 30.0
 """Seconds between two looks at the earlier run that a queued run waits for."""
@@ -112,7 +112,7 @@ class _Iteration:
             await self._writer.let_go()
             raise
         except ModelUnavailableError as exc:
-            await self._writer.begin()
+            await self._note(exc)
             if not self._attempt.serialised and not self._attempt.keep_claim:
                 await self._writer.let_go()
             if exc.retry_after is not None:
@@ -140,6 +140,14 @@ class _Iteration:
             await self._run_calls()
         return tools
 
+    async def _note(self, exc: ModelUnavailableError) -> None:
+        """Count a reply that was lost, for it was paid for in part; else note that the run has begun."""
+        if not exc.begun:
+            await self._writer.begin()
+            return
+        with suppress(StoreError, SupersededError):
+            await self._writer.commit(lose_reply, release=not self._attempt.keep_claim)
+
     def _seconds_left(self) -> float:
         """Until the run reaches its limit: to wait for longer would only delay its end."""
         return max(0.0, self._agent.limits.seconds - seconds_of(self._writer.state))
@@ -160,7 +168,7 @@ class _Iteration:
         await self._writer.check()
         reply = await self._call_model(request)
         self._used = reply.usage
-        message, rows = self._accept(reply)
+        message, rows = accept(agent, reply, state.iteration + 1)
         change = partial(save_reply, reply=message, rows=rows, seen=seen, limits=agent.limits)
         await self._writer.commit(change, release=not rows and not self._attempt.keep_claim)
 
@@ -208,46 +216,15 @@ class _Iteration:
 
         try:
             async with asyncio.timeout(seconds) as scope:
-                reply = await agent.model.reply(request, on_text)
+                reply = await agent.model.reply(request, bounded(on_text, agent.limits))
         except TimeoutError as exc:
             if not scope.expired():
                 raise
-            raise ModelUnavailableError(f"The model did not answer within {seconds:g} s.") from exc
+            raise ModelUnavailableError(
+                f"The model did not answer within {seconds:g} s.", begun=True
+            ) from exc
         log.info("reply with %d calls", len(reply.calls), extra=self._extra)
         return reply
-
-    def _accept(self, reply: ModelReply) -> tuple[Message, list[CallRecord]]:
-        """Turn a reply into its message and the ledger rows of its calls, under our own call ids."""
-        agent, iteration = self._agent, self._writer.state.iteration + 1
-        size = len(reply.text.encode(errors="replace")) + sum(len(call.arguments) for call in reply.calls)
-        if size > agent.limits.reply_bytes:
-            raise ModelRejectedError(f"The reply has {size:,} bytes; Limits(reply_bytes=…) allows fewer.")
-        if len(reply.calls) > agent.limits.tool_calls:
-            raise ModelRejectedError(
-                f"The reply asks for {len(reply.calls)} calls; Limits(tool_calls={agent.limits.tool_calls})."
-            )
-        calls = [
-            ToolCall(id=f"{iteration}.{index}", name=_storable(call.name), arguments=_arguments(call))
-            for index, call in enumerate(reply.calls)
-        ]
-        message = unnumbered(
-            role="assistant",
-            text=_storable(reply.text),
-            tool_calls=calls,
-            iteration=iteration,
-            usage=reply.usage,
-            model=reply.model or agent.model.model,
-            stop_reason=reply.stop_reason,
-        )
-        return message, [self._row(call) for call in calls]
-
-    def _row(self, call: ToolCall) -> CallRecord:
-        tool = self._agent.toolbox.find(call.name)
-        return (
-            CallRecord(call=call, policy=tool.policy, on_unknown=tool.on_unknown)
-            if tool
-            else CallRecord(call=call)
-        )
 
     async def _tell(self, state: RunState, result: IterationResult) -> None:
         await self._agent.callbacks.fire("on_iteration", state.run_id, result)
@@ -265,27 +242,6 @@ async def told_end(agent: Agent, state: RunState) -> None:
             await live.forget(agent.store, state.run_id)
         except StoreError as exc:
             log.warning("the live text stays behind: %s", exc, extra={"run_id": state.run_id})
-
-
-NESTING_ROOM = 16
-"""Levels that a stored state adds around the arguments of a call."""
-
-
-def _arguments(call: RequestedCall) -> dict[str, Any] | str:
-    """The arguments as a JSON object, or the model's own text where they are none that can be stored."""
-    text = call.arguments or "{}"
-    try:
-        parsed = from_json(text, allow_inf_nan=False)
-        if len(text) > 100:  # only a long text nests deeper than the stores' parser reads
-            from_json("[" * NESTING_ROOM + text + "]" * NESTING_ROOM)
-    except ValueError:
-        return _storable(text)
-    return parsed if isinstance(parsed, dict) else _storable(text)
-
-
-def _storable(text: str) -> str:
-    """The text without lone surrogates, which no store can encode."""
-    return text.encode(errors="replace").decode()
 
 
 async def _watched(

@@ -58,7 +58,7 @@ class LiveWriter:
     def __init__(self, store: OrmAdapter, run_id: str, iteration: int, epoch: int) -> None:
         self._store, self._run_id = store, run_id
         self._iteration, self._epoch = iteration, epoch
-        self._text = ""
+        self._pieces: list[str] = []
         self._stopped = self._checked = False
         self._written_at = time.monotonic()
 
@@ -66,7 +66,7 @@ class LiveWriter:
         """Add a piece; most calls only remember it."""
         if self._stopped:
             return
-        self._text += piece
+        self._pieces.append(piece)
         if time.monotonic() - self._written_at < INTERVAL:
             return
         with suppress(StoreError):  # another attempt writes, or the store is away: nothing is lost
@@ -78,7 +78,9 @@ class LiveWriter:
         if known is not None and self._is_older_than(LiveText(**json.loads(known.value))):
             self._stopped = True
             return
-        value = json.dumps({"iteration": self._iteration, "epoch": self._epoch, "text": self._text}).encode()
+        self._pieces = ["".join(self._pieces)]
+        text = self._pieces[0]
+        value = json.dumps({"iteration": self._iteration, "epoch": self._epoch, "text": text}).encode()
         self._checked = self._checked and known is not None
         await self._store.put_document("cache", _key(self._run_id), value, tag=known.tag if known else None)
         if not self._checked:

@@ -13,14 +13,15 @@ from thoughtgear.models import OVER, IterationResult, RunError, RunState, Status
 class Limits:
     """When a run stops by itself, and what is too large. Times in seconds, sizes in bytes.
 
-    A run that reaches `iterations`, `tokens` (input and output together) or `seconds` (since its first
-    iteration began, without what it waited for a person) fails with that reason; an answer that is already
-    there still counts.
+    A run that reaches `iterations`, `tokens` (input and output together), `seconds` (since its first
+    iteration began, without what it waited for a person) or `lost_replies` (that began and broke off, in a
+    row: a provider may charge for them) fails with that reason; an answer that is already there still counts.
     """
 
     iterations: int = 100
     tokens: int = 2_000_000
     seconds: float = 24 * 3600.0
+    lost_replies: int = 30
     model_seconds: float = 600.0
     prompt_bytes: int = 1_000_000
     file_bytes: int = 20_000_000
@@ -68,13 +69,19 @@ def pause(state: RunState) -> None:
 
 def limit_reached(state: RunState, limits: Limits) -> RunError | None:
     """Return why the run must not buy another reply, or None."""
-    used = {"iterations": state.iteration, "tokens": state.usage.total_tokens, "seconds": seconds_of(state)}
+    used = {
+        "iterations": state.iteration,
+        "tokens": state.usage.total_tokens,
+        "seconds": seconds_of(state),
+        "lost_replies": state.lost_replies,
+    }
     for name, value in used.items():
         limit = getattr(limits, name)
         if value >= limit:
+            what = name.replace("_", " ")
             return RunError(
                 type="LimitExceededError",
-                message=f"The run reached its limit of {limit:g} {name}; Limits({name}=…) raises it.",
+                message=f"The run reached its limit of {limit:g} {what}; Limits({name}=…) raises it.",
             )
     return None
 

@@ -71,12 +71,14 @@ class Attachment(Record):
 class ToolCall(Record):
     """A call that the model asked for. `id` is ours (`iteration.index`): providers repeat theirs.
 
-    `arguments` is the JSON object, or the model's own text where that is not one.
+    `arguments` is the JSON object, or the model's own text where that is not one. `cut`: the reply ended
+    before the call did, so that it is not run.
     """
 
     id: str
     name: str
     arguments: dict[str, Any] | str = Field(default_factory=dict)
+    cut: bool = False
 
 
 class ToolResult(Record):
@@ -168,7 +170,8 @@ class RunState(Record):
 
     `iteration` counts the completed ones, `message_count` is the next `seq`, `ledger` is of the current
     iteration only (empty means that no reply of it is saved), `nonce` is the last commit by the claim's
-    holder, `absorbed` holds the request ids of messages that left the inbox. `linked` is set on a run that
+    holder, `absorbed` holds the request ids of messages that left the inbox, `lost_replies` counts those that
+    broke off since one was saved. `linked` is set on a run that
     has not begun when another one follows it in its session: it is in the chain, and not its end. A run is
     `waiting` from `paused_at` on for a person; `paused_seconds` is how long it waited before. `copied` is set
     on a run that was copied here before it was over: as long as it equals `version`, nobody has gone on with
@@ -196,6 +199,7 @@ class RunState(Record):
     iteration: int = 0
     message_count: int = 0
     model_replies: int = 0
+    lost_replies: int = 0
     usage: Usage = Field(default_factory=Usage)
     ledger: list[CallRecord] = Field(default_factory=list)
     inbox: list[InboxItem] = Field(default_factory=list)

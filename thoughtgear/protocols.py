@@ -166,10 +166,12 @@ class ModelRequest:
 
 @dataclass(frozen=True)
 class RequestedCall:
-    """A tool call as the provider gave it: its wire name, and the arguments as JSON text."""
+    """A tool call as the provider gave it: its wire name, and the arguments as JSON text. Not `whole`: the
+    reply ended, at a limit of tokens for example, before the call did; it will not be run."""
 
     name: str
     arguments: str
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -193,8 +195,9 @@ class ModelProvider(Protocol):
 
     `reply` makes exactly one request, with no retries of its own: retrying belongs to the executor. It
     hands each piece of text to `on_text` as it comes. It raises `ModelUnavailableError` (network,
-    time-out, 408, 409, 429, 5xx, a stream cut short) or `ModelRejectedError`, whose messages hold neither
-    the prompt nor the key. Cancelling it closes the request.
+    time-out, 408, 409, 429, 5xx, a stream cut short; `begun` where a reply is lost) or `ModelRejectedError`,
+    whose messages hold neither the prompt nor the key. It stops reading a reply that grows without end.
+    Cancelling it closes the request, and so does an error that `on_text` raises.
     """
 
     model: str

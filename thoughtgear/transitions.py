@@ -42,12 +42,20 @@ def save_reply(
     """Append the messages that the model saw and its reply; a reply without calls completes the turn."""
     go_on(state)
     state.model_replies += 1
+    state.lost_replies = 0
     state.usage = state.usage + reply.usage if reply.usage else state.usage
     messages = [*absorb(state, seen), reply]
     state.ledger = [row.model_copy() for row in rows]
     if rows:
         return messages
     return messages + complete_turn(state, limits, answer=reply.text)
+
+
+def lose_reply(state: RunState) -> list[Message]:
+    """Count a reply that began and broke off."""
+    go_on(state)
+    state.lost_replies += 1
+    return []
 
 
 def absorb(state: RunState, items: Sequence[InboxItem]) -> list[Message]:

@@ -52,7 +52,7 @@ async def test_a_repeated_prompt_is_read_from_the_prompt_cache(provider, ask):
 async def test_replies_in_a_row_all_arrive(provider, ask):
     """A server that closes its connections a moment after the reply costs no request."""
     for number in range(20):
-        request = ModelRequest("", [user(f"{number % 3}")], options={"max_tokens": 1})
+        request = ModelRequest("", [user(f"{number % 3}")], options={"max_tokens": 4})
         assert (await ask(provider, request))[0].stop_reason == "length"
 
 

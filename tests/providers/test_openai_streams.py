@@ -4,15 +4,19 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import pairwise
 
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from replay_server import events, plain, replay, stream
 
 from thoughtgear.errors import ModelRejectedError, ModelUnavailableError
 from thoughtgear.models import Usage
 from thoughtgear.protocols import RequestedCall
 from thoughtgear.providers.openai import OpenAIProvider
+from thoughtgear.providers.openai_reply import JsonObject
 
 
 def chunk(delta: dict | None = None, finish: str | None = None, **more) -> dict:
@@ -132,6 +136,23 @@ async def test_calls_of_servers_that_number_them_badly(ask, deltas):
     """Two calls stay two calls, each with its own arguments, however the server numbers them."""
     reply, _ = await ask_server(stream(events(*deltas), DONE), ask)
     assert list(reply.calls) == [RequestedCall("a", "{}"), RequestedCall("a", '{"n": 1}')]
+
+
+OBJECTS = st.dictionaries(
+    st.text(), st.recursive(st.text() | st.none(), lambda inner: st.dictionaries(st.text(), inner))
+)
+
+
+@given(OBJECTS, st.booleans(), st.lists(st.integers(0, 200), max_size=8))
+def test_arguments_are_whole_at_their_last_brace(value, ascii_only, cuts):
+    """Wherever a JSON object is cut into pieces, it is whole with its last one and not before."""
+    text = json.dumps(value, ensure_ascii=ascii_only)
+    made = JsonObject()
+    for begin, end in pairwise([0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]):
+        assert not made.whole or begin == len(text)
+        made.add(text[begin:end])
+    assert made.whole
+    assert made.text() == text
 
 
 async def test_a_stream_without_done_is_whole_when_the_reason_was_given(ask):

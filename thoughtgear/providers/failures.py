@@ -146,12 +146,12 @@ def stream_error(where: str, headers: Mapping[str, str], failure: Failure) -> Mo
     return _error(where, what, "", retryable=not rejected, status=None, headers=headers)
 
 
-def network_error(where: str, exc: httpx.HTTPError) -> ModelUnavailableError:
+def network_error(where: str, exc: httpx.HTTPError, *, begun: bool = False) -> ModelUnavailableError:
     """The error for a request that got no whole answer."""
     if isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout):
         return ModelUnavailableError(f"{where}: no connection ({type(exc).__name__}); check base_url")
     # The text of a protocol error can quote what was sent or received; its class says enough.
-    return ModelUnavailableError(f"{where}: the connection failed ({type(exc).__name__})")
+    return ModelUnavailableError(f"{where}: the connection failed ({type(exc).__name__})", begun=begun)
 
 
 def _error(

@@ -16,12 +16,15 @@ from thoughtgear.errors import ConfigurationError, ModelRejectedError, ModelUnav
 from thoughtgear.protocols import ModelReply, ModelRequest, OnText
 from thoughtgear.providers.failures import Failure, http_error, network_error, request_id, stream_error
 from thoughtgear.providers.loops import ClientPerLoop, tls_context
-from thoughtgear.providers.openai_reply import ReplyBuilder
+from thoughtgear.providers.openai_reply import MOST_CALLS, ReplyBuilder
 from thoughtgear.providers.openai_request import encode_request
-from thoughtgear.providers.sse import Event, EventReader
+from thoughtgear.providers.sse import Event, EventReader, EventTooLargeError
 
 OPENAI_URL = "https://api.openai.com/v1"
 ERROR_BYTES = 64 * 1024
+EVENT_BYTES = 8 * 1024 * 1024
+"""Of one event, and of an answer that is not streamed: it is parsed as a whole, which takes several times
+that."""
 DONE = "[DONE]"
 DRAIN_SECONDS = 0.25
 
@@ -81,10 +84,12 @@ class OpenAIProvider:
         builder = ReplyBuilder()
         try:
             async with self._clients.get().stream("POST", url, content=body) as response:
-                await _Answer(where, response, builder, on_text, self._max_reply_bytes).receive()
+                answer = _Answer(where, response, builder, on_text, self._max_reply_bytes)
+                await answer.receive()
         except httpx.HTTPError as exc:
             if not builder.finished:
-                raise network_error(where, exc) from exc
+                raise network_error(where, exc, begun=builder.started) from exc
+        answer.check_end()
         return builder.build(request_id(response.headers))
 
     async def aclose(self) -> None:
@@ -110,27 +115,41 @@ class _Answer:
         kind = self.response.headers.get("content-type", "")
         await (self._whole() if "json" in kind else self._stream())
         if not self.builder.started and "event-stream" not in kind:
-            raise self._no_completion()
+            status = self.response.status_code
+            raise self._rejected("the answer is no chat completion; check base_url", status)
         if not self.builder.finished:
-            raise self._cut_short()
+            raise self._lost("the reply was cut short", begun=self.builder.started)
+
+    def check_end(self) -> None:
+        """Raise a `ModelError` for a reply that has come to its end and is no answer."""
+        reason = self.builder.stop_reason
+        if reason == "content_filter":
+            raise self._rejected("the provider's content filter stopped the reply")
+        if reason == "length" and self.builder.empty:
+            raise self._rejected("the reply reached its limit of tokens before it said anything; allow more")
+        if reason in ("tool_calls", "function_call") and self.builder.empty:
+            raise self._lost("the reply announces a call and holds none")
 
     async def _stream(self) -> None:
-        reader, chunks = EventReader(), self._chunks()
-        async with contextlib.aclosing(chunks):
-            async for chunk in chunks:
-                for event in reader.feed(chunk):
-                    if event.data == DONE:
-                        await _drain(chunks)
-                        return
-                    await self._take(event)
+        reader, chunks = EventReader(EVENT_BYTES), self._chunks(self.max_bytes)
+        try:
+            async with contextlib.aclosing(chunks):
+                async for chunk in chunks:
+                    for event in reader.feed(chunk):
+                        if event.data == DONE:
+                            await _drain(chunks)
+                            return
+                        await self._take(event)
+        except EventTooLargeError:
+            raise self._rejected(f"an event of the reply has more than {EVENT_BYTES:,} bytes") from None
         for event in reader.finish():
             await self._take(event)
 
     async def _whole(self) -> None:
         """Take the answer of a server that doesn't stream."""
-        data = b"".join([chunk async for chunk in self._chunks()])
+        data = b"".join([chunk async for chunk in self._chunks(min(EVENT_BYTES, self.max_bytes))])
         await self._take(Event("", data.decode("utf-8", "replace")))
-        if self.builder.started:
+        if self.builder.chosen:
             self.builder.stop_reason = self.builder.stop_reason or "stop"
 
     async def _take(self, event: Event) -> None:
@@ -140,38 +159,37 @@ class _Answer:
             # Half an event after the end is no loss; before it, the connection was cut.
             if self.builder.finished or event.data == DONE:
                 return
-            raise self._cut_short() from None
+            raise self._lost("the reply was cut short") from None
         failure = Failure.parse(chunk)
         if failure is not None or event.name == "error":
-            raise stream_error(self.where, self.response.headers, failure or Failure())
+            error = stream_error(self.where, self.response.headers, failure or Failure())
+            error.begun = self.builder.started
+            raise error
         if isinstance(chunk, dict):
             piece = self.builder.add(chunk)
+            if len(self.builder.calls) > MOST_CALLS:
+                raise self._rejected(f"the reply asks for more than {MOST_CALLS:,} calls")
             if piece:
                 await self.on_text(piece)
 
-    async def _chunks(self) -> AsyncGenerator[bytes, None]:
+    async def _chunks(self, most_bytes: int) -> AsyncGenerator[bytes, None]:
         """Yield the body. Raises `ModelRejectedError` when it grows over the limit."""
         size = 0
         async for chunk in self.response.aiter_bytes():
             size += len(chunk)
-            if size > self.max_bytes:
-                raise ModelRejectedError(
-                    f"{self.where}: the reply is over {self.max_bytes} bytes; limit it with the"
-                    " option max_completion_tokens",
-                    request_id=request_id(self.response.headers),
+            if size > most_bytes:
+                raise self._rejected(
+                    f"the reply is over {most_bytes} bytes; limit it with the option max_completion_tokens"
                 )
             yield chunk
 
-    def _cut_short(self) -> ModelUnavailableError:
+    def _lost(self, why: str, *, begun: bool = True) -> ModelUnavailableError:
         number = request_id(self.response.headers)
-        return ModelUnavailableError(f"{self.where}: the reply was cut short", request_id=number)
+        return ModelUnavailableError(f"{self.where}: {why}", request_id=number, begun=begun)
 
-    def _no_completion(self) -> ModelRejectedError:
-        return ModelRejectedError(
-            f"{self.where}: the answer is no chat completion; check base_url",
-            status=self.response.status_code,
-            request_id=request_id(self.response.headers),
-        )
+    def _rejected(self, why: str, status: int | None = None) -> ModelRejectedError:
+        number = request_id(self.response.headers)
+        return ModelRejectedError(f"{self.where}: {why}", status=status, request_id=number)
 
 
 async def _error_body(response: httpx.Response) -> Any:
@@ -188,7 +206,7 @@ async def _error_body(response: httpx.Response) -> Any:
 
 async def _drain(chunks: AsyncIterator[bytes]) -> None:
     """Read to the end of the response, so that its connection can be used again."""
-    with contextlib.suppress(TimeoutError, httpx.HTTPError):
+    with contextlib.suppress(TimeoutError, httpx.HTTPError, ModelRejectedError):  # over the limit: never mind
         async with asyncio.timeout(DRAIN_SECONDS):
             async for _ in chunks:
                 pass

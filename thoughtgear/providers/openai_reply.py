@@ -3,12 +3,61 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from thoughtgear.models import Usage
 from thoughtgear.protocols import ModelReply, RequestedCall
+
+MOST_CALLS = 1000
+"""Calls that are read of one reply; one more is kept, to say that it was too many."""
+
+MOST_TOKENS = 2**53 - 1
+"""What a count can be; a larger number, which not every store and language can hold, is cut to it."""
+
+CUT_REASONS = frozenset(("length", "content_filter"))
+"""Reasons for which a reply may end in the middle of a call."""
+
+_NAME_LETTERS = 256
+
+_MARKS = re.compile(r'\\(?:.|$)|["{}]', re.DOTALL)
+
+
+@dataclass
+class JsonObject:
+    """The text of a JSON object, in pieces. It is followed as it comes: to parse it again for every piece
+    would take the square of its length."""
+
+    pieces: list[str] = field(default_factory=list)
+    whole: bool = False
+    _depth: int = 0
+    _quoted: bool = False
+    _escape: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.pieces)
+
+    def add(self, piece: str) -> None:
+        """Take the next piece. `whole` is true from the closing brace of the object to the next brace."""
+        if piece:
+            self.pieces.append(piece)
+            text, self._escape = self._escape + piece, ""
+            for mark in _MARKS.findall(text):
+                self._mark(mark)
+
+    def _mark(self, mark: str) -> None:
+        if mark[0] == "\\":
+            self._escape = "\\" if mark == "\\" else ""
+        elif mark == '"':
+            self._quoted = not self._quoted
+        elif not self._quoted:
+            self._depth += 1 if mark == "{" else -1
+            self.whole = mark == "}" and self._depth == 0
+
+    def text(self) -> str:
+        return "".join(self.pieces)
 
 
 @dataclass
@@ -18,24 +67,14 @@ class PartialCall:
     index: int | None
     id: str = ""
     name: str = ""
-    arguments: str = ""
+    arguments: JsonObject = field(default_factory=JsonObject)
 
     def extend(self, id_: str, name: str, arguments: str) -> None:
         """Take a delta. A name comes whole, comes again with every delta, or comes in pieces."""
         self.id = self.id or id_
-        if name != self.name and not self.arguments:
+        if name != self.name and not self.arguments and len(self.name) < _NAME_LETTERS:
             self.name += name
-        self.arguments += arguments
-
-    def complete(self) -> bool:
-        """Whether the arguments are whole JSON already."""
-        if not self.arguments.rstrip().endswith("}"):
-            return False
-        try:
-            json.loads(self.arguments)
-        except (ValueError, RecursionError):
-            return False
-        return True
+        self.arguments.add(arguments)
 
     def followed_by_another(self, id_: str, name: str, arguments: str) -> bool:
         """Whether a delta for the same place begins another call.
@@ -49,13 +88,13 @@ class PartialCall:
         another_id = bool(id_ and self.id and id_ != self.id)
         if not self.arguments:
             return another_id or (self.index is None and not id_ and name != self.name)
-        return self.complete() and (another_id or bool(arguments.strip()))
+        return self.arguments.whole and (another_id or bool(arguments.strip()))
 
 
 @dataclass
 class ReplyBuilder:
-    """Collects chunks. `started` once one was a completion's; `finished` once the server said why it
-    stopped: then the reply is whole."""
+    """Collects chunks. `started` once one was a completion's, `chosen` once it held a choice; `finished` once
+    the server said why it stopped: then the reply is whole."""
 
     text: list[str] = field(default_factory=list)
     calls: list[PartialCall] = field(default_factory=list)
@@ -64,10 +103,16 @@ class ReplyBuilder:
     answer_id: str | None = None
     stop_reason: str | None = None
     started: bool = False
+    chosen: bool = False
 
     @property
     def finished(self) -> bool:
         return self.stop_reason is not None
+
+    @property
+    def empty(self) -> bool:
+        """Whether the reply says nothing at all."""
+        return not self.calls and not any(self.text)
 
     def add(self, chunk: Mapping[str, Any]) -> str:
         """Take a chunk, or a whole answer; return the text that it adds."""
@@ -89,6 +134,7 @@ class ReplyBuilder:
         delta = choice.get("delta") or choice.get("message")
         if not isinstance(delta, Mapping):
             return ""
+        self.chosen = True
         for call in _mappings(delta.get("tool_calls")):
             self._call(call)
         # A refusal takes the place of the content; to the reader it is the answer.
@@ -102,28 +148,33 @@ class ReplyBuilder:
         given = (_text(delta.get("id")), _text(function.get("name")), _arguments(function.get("arguments")))
         call = self._place(index, given[0])
         if call is None or call.followed_by_another(*given):
+            if len(self.calls) > MOST_CALLS:
+                return
             call = PartialCall(index)
             self.calls.append(call)
         call.extend(*given)
 
     def _place(self, index: int | None, id_: str) -> PartialCall | None:
         """Find the call that a delta goes on with: the newest of its index, of its id, or of all."""
-        newest = list(reversed(self.calls))
         if index is not None:
-            return next((call for call in newest if call.index == index), None)
-        by_id = next((call for call in newest if id_ and call.id == id_), None)
-        return by_id or next(iter(newest), None)
+            return next((call for call in reversed(self.calls) if call.index == index), None)
+        by_id = next((call for call in reversed(self.calls) if id_ and call.id == id_), None)
+        return by_id or next(reversed(self.calls), None)
 
     def build(self, request_id: str | None) -> ModelReply:
         """Return the reply. `request_id` is the one of the headers, better than the one in the chunks."""
         return ModelReply(
             text="".join(self.text),
-            calls=[RequestedCall(call.name, call.arguments or "{}") for call in self.calls],
+            calls=[self._requested(call) for call in self.calls],
             usage=self.usage,
             model=self.model,
             stop_reason=self.stop_reason,
             request_id=request_id or self.answer_id,
         )
+
+    def _requested(self, call: PartialCall) -> RequestedCall:
+        whole = call.arguments.whole or self.stop_reason not in CUT_REASONS
+        return RequestedCall(call.name, call.arguments.text() or "{}", whole)
 
 
 def read_usage(usage: Mapping[str, Any]) -> Usage:
@@ -138,7 +189,9 @@ def read_usage(usage: Mapping[str, Any]) -> Usage:
 
 def _count(counts: Any, name: str) -> int:
     value = counts.get(name) if isinstance(counts, Mapping) else None
-    return value if isinstance(value, int) and value > 0 else 0
+    if not isinstance(value, int | float) or not value > 0:
+        return 0
+    return int(min(value, MOST_TOKENS))
 
 
 def _text(value: Any) -> str:
@@ -153,8 +206,11 @@ def _content(value: Any) -> str:
 
 
 def _arguments(value: Any) -> str:
-    """Arguments are JSON text; some servers send the object itself."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else _text(value)
+    """Arguments are JSON text; some servers send the object itself. What is neither stays, for the model to
+    read that it was wrong."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:
