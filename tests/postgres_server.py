@@ -19,16 +19,20 @@ ESCAPED = "pa%3Ass%2Fw%40rd"
 
 
 class PostgresServer(Server):
-    """PostgreSQL, with a password."""
+    """PostgreSQL, with a password; or a standby, which follows another one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, primary: PostgresServer | None = None) -> None:
         super().__init__(folder)
         self._data = folder / "data"
         # PostgreSQL refuses to run as root.
         self._user = "nobody" if os.getuid() == 0 else None
         (self.port,) = free_ports(1)
-        self._bin = self._install() / "bin"
-        self._init()
+        self._bin = primary._bin if primary else self._install() / "bin"
+        self._make_folder()
+        if primary:
+            self._follow(primary)
+        else:
+            self._init()
 
     def url(self, place: Path, port: int | None = None, **options: object) -> str:
         """The store of this place: a schema of its own. `port` is that of a proxy before the server."""
@@ -52,11 +56,14 @@ class PostgresServer(Server):
 
     def run(self, program: str, *arguments: str, given: str | None = None) -> str:
         """Run one of PostgreSQL's own programs on this server, and return what it said."""
-        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", "postgres"]
-        environment = {**os.environ, "PGPASSWORD": PASSWORD, "PGCLIENTENCODING": "UTF8"}
-        command = [str(self._bin / program), *where, *arguments]
+        where = {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "postgres"}
         ended = subprocess.run(
-            command, env=environment, input=given, text=True, capture_output=True, check=False
+            [str(self._bin / program), *arguments],
+            env={**os.environ, **where, "PGPASSWORD": PASSWORD, "PGCLIENTENCODING": "UTF8"},
+            input=given,
+            text=True,
+            capture_output=True,
+            **self.options(),
         )
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
@@ -86,15 +93,22 @@ class PostgresServer(Server):
             shutil.copytree(installed.parent / part, self._folder / part, symlinks=True)
         return self._folder / PACKAGE / "pginstall"
 
-    def _init(self) -> None:
+    def _make_folder(self) -> None:
         self._folder.chmod(0o755)
         self._data.mkdir(mode=0o700)
+        if self._user is not None:
+            shutil.chown(self._data, self._user)
+            shutil.chown(self._folder, self._user)
+
+    def _follow(self, primary: PostgresServer) -> None:
+        options = ("--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+        primary.run("pg_basebackup", "-D", str(self._data), *options)
+
+    def _init(self) -> None:
         password = self._folder / "password"
         password.write_text(PASSWORD)
         if self._user is not None:
-            shutil.chown(self._data, self._user)
             shutil.chown(password, self._user)
-            shutil.chown(self._folder, self._user)
         options = ["-U", "postgres", "-A", "scram-sha-256", f"--pwfile={password}", "-E", "UTF8"]
         command = [str(self._bin / "initdb"), "-D", str(self._data), *options, "--locale=C", "--no-sync"]
         subprocess.run(command, check=True, capture_output=True, user=self._user, cwd="/")

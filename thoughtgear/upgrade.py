@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from thoughtgear.place import Output, Place
 from thoughtgear.protocols import OrmAdapter, SchemaUpgrade, Upgradable
 from thoughtgear.render import print_json
@@ -10,6 +12,7 @@ from thoughtgear.stored import open_placed_store
 
 async def upgrade(place: Place, output: Output) -> int:
     """Bring the tables of a store to the version of this code, and say what was done."""
+    logging.getLogger("thoughtgear.schema").setLevel(logging.INFO)  # it may take minutes
     store = open_placed_store(place)
     try:
         done = await _upgrade(store)

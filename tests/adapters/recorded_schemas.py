@@ -1,6 +1,6 @@
 """Records a database with the tables of this version: `python tests/adapters/recorded_schemas.py`.
 
-Run it before the tables change, and keep every file: `test_migrations.py` upgrades them all.
+Run it before the tables change, with PYTHONPATH=tests, and keep every file: `test_migrations.py` reads them.
 """
 
 from __future__ import annotations

@@ -6,17 +6,18 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
-from recorded_schemas import assert_kept, load_postgresql, load_sqlite, versions
+from recorded_schemas import assert_kept, fill, load_postgresql, load_sqlite, states, versions
 
+from thoughtgear.adapters import postgres, sql_version
 from thoughtgear.adapters.sql_version import MIGRATIONS, SCHEMA_VERSION
-from thoughtgear.errors import SchemaVersionError
-from thoughtgear.protocols import OrmAdapter, SchemaUpgrade, Upgradable
+from thoughtgear.errors import SchemaVersionError, StoreError, StoreUnavailableError
+from thoughtgear.protocols import OrmAdapter, RunFilter, SchemaUpgrade, Upgradable
 from thoughtgear.registry import open_store
 from thoughtgear.testing import StoreCase, append, new_run
 from thoughtgear.testing.processes import in_processes
@@ -41,6 +42,13 @@ class SqliteDatabases:
     async def run(self, name: str, statement: str) -> list[Any]:
         with closing(sqlite3.connect(self._folder / f"{name}.db")) as connection, connection:
             return connection.execute(statement).fetchall()
+
+    @asynccontextmanager
+    async def held(self, name: str) -> AsyncIterator[None]:
+        """Be in the midst of a write."""
+        with closing(sqlite3.connect(self._folder / f"{name}.db", isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
 
     async def shape(self, name: str) -> dict[str, Any]:
         """All that makes the schema: columns, keys and indexes."""
@@ -72,12 +80,23 @@ class PostgresDatabases:
 
     async def run(self, name: str, statement: str) -> list[Any]:
         schema = self._schema(name)
-        connection = await asyncpg.connect(
-            self.url(name).partition("?")[0], server_settings={"search_path": schema}
-        )
-        try:
+        async with self._connected(name) as connection:
             rows = await connection.fetch(statement.replace("$SCHEMA", schema))
             return [tuple(str(value).replace(schema, "SCHEMA") for value in row) for row in rows]
+
+    @asynccontextmanager
+    async def held(self, name: str) -> AsyncIterator[None]:
+        """Be in the midst of a write."""
+        async with self._connected(name) as connection, connection.transaction():
+            await connection.execute("UPDATE run_states SET version = version")
+            yield
+
+    @asynccontextmanager
+    async def _connected(self, name: str) -> AsyncIterator[Any]:
+        url, settings = self.url(name).partition("?")[0], {"search_path": self._schema(name)}
+        connection = await asyncpg.connect(url, server_settings=settings)
+        try:
+            yield connection
         finally:
             await connection.close()
 
@@ -142,6 +161,87 @@ async def test_an_old_database_keeps_all_that_it_holds(
     await append(store, await store.load_run("next"), "and on")
     await append(store, new_run("new"), "a")
     assert await store.upgrade() == SchemaUpgrade(SCHEMA_VERSION, SCHEMA_VERSION)
+
+
+async def test_an_older_database_is_refused(databases: Databases, opened: Callable[[str], Any]) -> None:
+    """Tables of an older version raise SchemaVersionError that names `thoughtgear db upgrade`, and stay."""
+    store = opened(await databases.make(SCHEMA_VERSION - 1, "old"))
+    before = await databases.shape("old")
+    for _ in range(2):
+        with pytest.raises(SchemaVersionError, match="run `thoughtgear db upgrade`") as caught:
+            await store.load_run("done")
+        assert caught.value.retryable
+    assert await databases.shape("old") == before
+    await store.upgrade()
+    await assert_kept(store)
+
+
+async def test_an_upgrade_that_fails_changes_nothing(
+    databases: Databases, opened: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a migration fails after it has changed tables, all is as it was; then it can be repeated."""
+    store = opened(await databases.make(1, "old"))
+    before = await databases.shape("old")
+
+    def migrate_and_fail(connection: Any) -> None:
+        migrate(connection)
+        assert sql_version.version_of(connection) == SCHEMA_VERSION
+        raise OSError
+
+    migrate = sql_version._migrate
+    monkeypatch.setattr(sql_version, "_migrate", migrate_and_fail)
+    with pytest.raises((OSError, StoreError)):
+        await store.upgrade()
+    assert await databases.shape("old") == before
+    monkeypatch.undo()
+    await store.upgrade()
+    await assert_kept(store)
+
+
+async def test_an_upgrade_waits_a_while_for_a_writer(
+    databases: Databases, opened: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a transaction goes on for too long the upgrade raises StoreUnavailableError, changing nothing."""
+    monkeypatch.setattr(postgres, "_PATIENCE", "SET LOCAL lock_timeout = '200ms'")
+    url = await databases.make(1, "old")
+    store = opened(f"{url}{'&' if '?' in url else '?'}lock_timeout=0.2")
+    before = await databases.shape("old")
+    async with databases.held("old"):
+        with pytest.raises(StoreUnavailableError, match="lock"):
+            await store.upgrade()
+    assert await databases.shape("old") == before
+    await store.upgrade()
+    await assert_kept(store)
+
+
+async def test_runs_of_before_are_found_by_metadata(
+    databases: Databases, opened: Callable[[str], Any]
+) -> None:
+    """The upgrade indexes the metadata of old runs as a commit does: the same rows, in several batches."""
+    store = opened(await databases.make(1, "old"))
+    columns = "version, message_count, status, handler, session_id, user_id, created_at, deleted_until, body"
+    for number in range(40):  # more runs than a batch has
+        await databases.run(
+            "old",
+            f"INSERT INTO run_states SELECT '{number}-' || run_id, {columns} FROM run_states"
+            " WHERE run_id IN ('n1', 'n2', 'deep', 'done', 'gone') OR run_id LIKE 'n_'",
+        )
+    await store.upgrade()
+    new = opened(databases.url("new"))
+    await fill(new)
+    rows = "SELECT m.run_id, pair, m.created_at, metadata_digest FROM run_metadata m, run_states r"
+    same = f"{rows} WHERE m.run_id = r.run_id AND r.run_id NOT LIKE '%-%' ORDER BY 1, 2"
+    found = await databases.run("old", same)
+    assert len(found) == 26
+    assert found == await databases.run("new", same)
+    (counted,) = await databases.run("old", "SELECT count(*) FROM run_metadata")
+    assert int(counted[0]) == 26 + 40 * 24
+    for state in states():
+        if state.metadata:
+            page = await store.list_runs(RunFilter(metadata=state.metadata))
+            assert state.run_id in [run.run_id for run in page.runs]
+            await append(store, state, "goes on")
+    assert await databases.run("old", "SELECT count(*) FROM run_metadata") == [counted]
 
 
 @pytest.mark.parametrize("version", OLD)

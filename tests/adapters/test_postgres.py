@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import asyncpg
 import pytest
@@ -19,12 +22,15 @@ from postgres_server import PASSWORD, PostgresServer
 from server_process import running_again
 from sqlalchemy import Connection
 
+from thoughtgear.adapters import postgres as postgres_module
 from thoughtgear.adapters import sql_schema as schema
 from thoughtgear.adapters.postgres import PostgresAdapter
 from thoughtgear.adapters.postgres_settings import PostgresSettings
+from thoughtgear.adapters.sql_version import SCHEMA_VERSION
 from thoughtgear.errors import (
     ConfigurationError,
     ConflictError,
+    SchemaVersionError,
     StoreError,
     StoreUnavailableError,
 )
@@ -233,6 +239,181 @@ async def test_a_lock_that_is_held_too_long_is_retryable(url: str, admin: Any) -
     await store.aclose()
 
 
+async def test_a_lock_has_a_limit_of_its_own(url: str, admin: Any) -> None:
+    """A write that waits longer than lock_timeout raises StoreUnavailableError and has written nothing."""
+    store = open_store(f"{url}&lock_timeout=0.2")
+    state = await append(store, new_run("r"), "a")
+    async with admin.transaction():
+        await admin.execute("SELECT 1 FROM run_states WHERE run_id = 'r' FOR UPDATE")
+        with pytest.raises(StoreUnavailableError, match="lock timeout") as caught:
+            await append(store, state, "b")
+        assert caught.value.retryable
+    assert (await append(store, state, "c")).version == 2
+    await store.aclose()
+
+
+async def test_a_statement_that_takes_too_long_is_retryable(url: str) -> None:
+    """A read and a write that take longer than command_timeout are ended by the server and raise
+    StoreUnavailableError; the store goes on."""
+    store = PostgresAdapter.from_url(f"{url}&command_timeout=0.3")
+    state = await append(store, new_run("r"), "a")
+
+    def delete_and_sleep(connection: Connection) -> None:
+        connection.exec_driver_sql("DELETE FROM messages")
+        connection.exec_driver_sql("SELECT pg_sleep(60)")
+
+    def sleep(connection: Connection) -> None:
+        connection.exec_driver_sql("SELECT pg_sleep(60)")
+
+    for call in (store._database.read(sleep), store._database.write(delete_and_sleep)):
+        with pytest.raises(StoreUnavailableError, match="statement timeout") as caught:
+            await call
+        assert caught.value.retryable
+    await append(store, state, "b")
+    assert await texts_of(store, "r") == ["a", "b"]
+    await store.aclose()
+
+
+@pytest.fixture(scope="module")
+def standby(postgres: PostgresServer) -> Iterator[PostgresServer]:
+    """A hot standby of the server."""
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    server = PostgresServer(folder, postgres)
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(folder)
+
+
+async def test_a_standby_is_refused(standby: PostgresServer, store: PostgresAdapter, tmp_path: Path) -> None:
+    """A store on a standby, which may be behind, raises StoreUnavailableError that asks for the primary."""
+    await append(store, new_run("r"), "a")
+    for option in ({}, {"target_session_attrs": "read-write"}):
+        wrong = open_store(standby.url(tmp_path, **option))
+        with pytest.raises(StoreUnavailableError, match="is a standby or read-only; a store needs") as caught:
+            await wrong.load_run("r")
+        assert caught.value.retryable
+        assert f"127.0.0.1:{standby.port}" in str(caught.value)
+        await wrong.aclose()
+
+
+async def test_of_several_hosts_the_primary_is_taken(
+    standby: PostgresServer, postgres: PostgresServer, url: str
+) -> None:
+    """A URL with the standby first and the primary second reads and writes on the primary."""
+    both = f"@127.0.0.1:{standby.port},127.0.0.1:{postgres.port}/"
+    store = PostgresAdapter.from_url(url.replace(f"@127.0.0.1:{postgres.port}/", both))
+    state = await append(store, new_run("r"), "a")
+    assert await store.load_run("r") == state
+    port = await store._database.read(lambda connection: connection.exec_driver_sql("SHOW port").scalar())
+    assert port == str(postgres.port)
+    await store.aclose()
+
+
+async def test_a_database_that_turns_read_only_is_retryable(url: str, admin: Any) -> None:
+    """Where the primary takes no writes for a while they raise StoreUnavailableError, and reads go on; with
+    target_session_attrs=read-write it is refused altogether."""
+    store = open_store(url)
+    state = await append(store, new_run("r"), "a")
+    await store.aclose()
+    await admin.execute("ALTER ROLE postgres SET default_transaction_read_only = on")
+    lenient, strict = open_store(url), open_store(f"{url}&target_session_attrs=read-write")
+    try:
+        assert await lenient.load_run("r") == state
+        with pytest.raises(StoreUnavailableError, match="read-only transaction"):
+            await append(lenient, state, "b")
+        with pytest.raises(StoreUnavailableError, match="is a standby or read-only"):
+            await strict.load_run("r")
+    finally:
+        await admin.execute("SET transaction_read_only = off")
+        await admin.execute("ALTER ROLE postgres RESET default_transaction_read_only")
+    assert (await append(strict, state, "b")).version == 2
+    await lenient.aclose()
+    await strict.aclose()
+
+
+async def test_a_process_that_outlives_an_upgrade_notices(store: PostgresAdapter, admin: Any) -> None:
+    """A store that is open while the tables get a newer version refuses them on its next new connection."""
+    state = await append(store, new_run("r"), "a")
+    await admin.execute("UPDATE schema_version SET version_num = '9999'")
+    await end_others(admin)
+    for _ in range(2):
+        with pytest.raises(SchemaVersionError, match="schema version 9999"):
+            await append(store, state, "b")
+    await admin.execute(f"UPDATE schema_version SET version_num = '{SCHEMA_VERSION:04}'")
+    assert (await append(store, state, "b")).version == 2
+
+
+async def test_without_create_nothing_is_made(url: str, admin: Any) -> None:
+    """With create=false use makes no tables, and the error says what makes them."""
+    store = PostgresAdapter.from_url(f"{url}&create=false")
+    with pytest.raises(SchemaVersionError, match="`thoughtgear db upgrade`"):
+        await store.load_run("r")
+    schema = url.rpartition("schema=")[2]
+    exists = f"SELECT count(*) FROM pg_namespace WHERE nspname = '{schema}'"
+    assert await admin.fetchval(exists) == 0
+    assert (await store.upgrade()).before is None
+    await append(store, new_run("r"), "a")
+    await store.aclose()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "a b",
+        "a-b",
+        "A",
+        "1a",
+        "é",
+        "pg_catalog",
+        "a" * 64,
+        "a\n",
+        "a,public",
+        "a.b",
+        '"a"',
+        "a;DROP SCHEMA public CASCADE;--",
+        'a"; DROP SCHEMA public CASCADE; --',
+        "a' OR '1'='1",
+        "$user",
+        "a\0",
+        "a%20b",
+    ],
+)
+async def test_a_schema_is_a_plain_name(name: str) -> None:
+    """What is no plain lower-case name is refused as the tables' schema, in a URL and in a dict."""
+    option = {"schema": name}
+    for settings in ({"type": "postgres", **option}, f"postgresql://h/d?{urlencode(option)}"):
+        with pytest.raises(ConfigurationError, match="schema: a-z, 0-9 and _"):
+            open_store(settings)
+
+
+async def test_an_upgrade_waits_for_another_as_long_as_it_takes(url: str, admin: Any) -> None:
+    """Who upgrades waits for another upgrade beyond lock_timeout and command_timeout."""
+    store = PostgresAdapter.from_url(f"{url}&lock_timeout=0.1&command_timeout=0.1")
+    await admin.execute(f"SELECT pg_advisory_lock({postgres_module._LOCK})")
+    upgrading = asyncio.create_task(store.upgrade())
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'thoughtgear'"
+        " AND wait_event = 'advisory' AND now() - query_start > interval '300 ms'"
+    )
+    async with asyncio.timeout(20):
+        while not await admin.fetchval(waiting):
+            assert not upgrading.done()
+            await asyncio.sleep(0.02)
+    await admin.execute(f"SELECT pg_advisory_unlock({postgres_module._LOCK})")
+    assert (await upgrading).before is None
+    await store.aclose()
+
+
+async def test_a_schema_may_be_a_word_of_sql(postgres: PostgresServer, tmp_path: Path) -> None:
+    """A schema whose name is a key word works like any other."""
+    store = open_store(postgres.url(tmp_path, schema="select"))
+    await append(store, new_run("r"), "a")
+    assert await texts_of(store, "r") == ["a"]
+    await store.aclose()
+
+
 async def test_a_full_pool_is_retryable(url: str, admin: Any) -> None:
     """Who finds no free connection within pool_timeout gets a StoreUnavailableError that names pool_size."""
     store = open_store({"type": "postgres", "url": url, "pool_size": 1, "pool_timeout": 0.1})
@@ -340,6 +521,10 @@ async def test_an_error_holds_no_text(store: PostgresAdapter, admin: Any) -> Non
         "postgresql://u:secret@host/db?connect_timeout=soon",
         "postgresql://u:secret@host/db?schema=Secret-x",
         "postgresql://u:secret@host/db?search_path=x",
+        "postgresql://u:secret@host/db?target_session_attrs=any",
+        "postgresql://u:secret@host/db?create=perhaps",
+        "postgresql://u:secret@host/db?lock_timeout=-1",
+        "postgresql://u:secret@host/db?pool_recycle=never",
         {"type": "postgresql", "password": "secret", "port": "x"},
         {"type": "postgres", "url": "sqlite:///secret"},
     ],

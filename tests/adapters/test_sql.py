@@ -7,19 +7,21 @@ import subprocess
 import sys
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, insert
 
-from thoughtgear.adapters import sql_schema, sqlite
-from thoughtgear.adapters.sql import SqlAdapter
+from thoughtgear.adapters import sql_schema
+from thoughtgear.adapters.sql import SqlAdapter, _runs_query
 from thoughtgear.errors import (
     ConfigurationError,
     ConflictError,
+    SchemaVersionError,
     StoreError,
     StoreUnavailableError,
 )
-from thoughtgear.protocols import OrmAdapter
+from thoughtgear.protocols import OrmAdapter, RunFilter
 from thoughtgear.registry import open_store
 from thoughtgear.testing import (
     SharedAdapterConformance,
@@ -76,11 +78,17 @@ async def test_a_url_is_relative_or_absolute(tmp_path: Path, monkeypatch: pytest
         "sqlite:secret",
         {"type": "sqlite"},
         {"type": "sqlite", "path": "x.db", "key": "secret"},
+        "sqlite:///x.db?path=secret.db",
+        "sqlite:///x.db?create=secret",
+        "sqlite:///x.db?lock_timeout=secret",
+        "sqlite:///x.db?lock_timeout=nan",
+        "sqlite:///x.db?command_timeout=0",
+        "sqlite:///x.db?command_timeout=1&command_timeout=2",
     ],
 )
 async def test_a_wrong_setting_says_what_is_right(settings: str | dict[str, str]) -> None:
     """A URL that is not SQLite's is a ConfigurationError that shows a right one and repeats nothing of it."""
-    with pytest.raises(ConfigurationError, match=r"sqlite:///|it has path") as caught:
+    with pytest.raises(ConfigurationError, match=r"sqlite:///|it has path|must be") as caught:
         open_store(settings)
     assert "secret" not in str(caught.value)
 
@@ -124,6 +132,44 @@ async def test_expired_tombstones_are_found_by_an_index(store: SqlAdapter) -> No
     assert "SCAN" not in str(plan)
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        RunFilter(),
+        RunFilter(status="done"),
+        RunFilter(handler="h"),
+        RunFilter(session_id="s"),
+        RunFilter(user_id="u"),
+        RunFilter(metadata={"team": "blue"}),
+        RunFilter(metadata={"team": "blue", "n": 1}, user_id="u", status="done"),
+    ],
+)
+async def test_each_filter_has_an_index(store: SqlAdapter, where: RunFilter) -> None:
+    """A page of list_runs is read off an index in its order, by whatever it filters: no scan, no sorting."""
+    for start in (None, (1, "r")):
+        query = _runs_query(where, start).limit(20)
+
+        def explain(connection: Connection, query: Any = query) -> str:
+            text = query.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
+            return str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}").all())
+
+        plan = await store._database.read(explain)
+        assert "USING INDEX ix_run_" in plan or "USING COVERING INDEX ix_run_" in plan
+        assert "TEMP B-TREE" not in plan
+        assert ("SCAN" in plan) == (where == RunFilter() and start is None)
+
+
+async def test_metadata_rows_go_with_their_run(store: SqlAdapter) -> None:
+    """A deleted run leaves nothing in the index of metadata."""
+    await append(store, new_run("r", metadata={"a": 1}), "a")
+    await append(store, new_run("other", metadata={"a": 1}), "a")
+    await store.delete_run("r")
+    rows = await store._database.read(
+        lambda connection: connection.exec_driver_sql("SELECT run_id FROM run_metadata").all()
+    )
+    assert rows == [("other",)]
+
+
 async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     """Another kind of file is a StoreError that no retry mends, and stays untouched."""
     (tmp_path / "store.db").write_text("a letter to a friend, long enough to be read as a header" * 20)
@@ -145,11 +191,9 @@ async def test_commits_are_durable_and_private(store: SqlAdapter, tmp_path: Path
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
 
 
-async def test_a_locked_database_is_retryable(
-    store: SqlAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A writer that holds the database for too long makes a StoreUnavailableError; then all goes on."""
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+async def test_a_locked_database_is_retryable(tmp_path: Path) -> None:
+    """Who waits longer than lock_timeout for another writer gets a StoreUnavailableError, and can go on."""
+    store = open_store(f"sqlite:///{tmp_path}/store.db?lock_timeout=0.05")
     state = await append(store, new_run("r"), "a")
     other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -160,6 +204,44 @@ async def test_a_locked_database_is_retryable(
     other.execute("ROLLBACK")
     other.close()
     assert (await append(store, state, "b")).version == 2
+    await store.aclose()
+
+
+async def test_a_transaction_that_takes_too_long_is_retryable(tmp_path: Path) -> None:
+    """What is not over within command_timeout raises StoreUnavailableError and leaves nothing; the store goes
+    on."""
+    store = SqlAdapter.from_url(f"sqlite:///{tmp_path}/store.db?command_timeout=0.2")
+    state = await append(store, new_run("r"), "a")
+    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
+
+    def count(connection: Connection) -> None:
+        connection.exec_driver_sql(endless).all()
+
+    def delete_and_count(connection: Connection) -> None:
+        connection.exec_driver_sql("DELETE FROM messages")
+        count(connection)
+
+    for call in (store._database.read(count), store._database.write(delete_and_count)):
+        with pytest.raises(StoreUnavailableError, match="command_timeout"):
+            await call
+    assert (await append(store, state, "b")).version == 2
+    assert await texts_of(store, "r") == ["a", "b"]
+    await store.aclose()
+
+
+async def test_without_create_nothing_is_made(tmp_path: Path) -> None:
+    """With create=false neither a file nor tables are made by use, and the error says what makes them."""
+    url = f"sqlite:///{tmp_path}/store.db?create=false"
+    store = SqlAdapter.from_url(url)
+    with pytest.raises(ConfigurationError, match="`thoughtgear db upgrade`"):
+        await store.load_run("r")
+    assert not (tmp_path / "store.db").exists()
+    (tmp_path / "store.db").touch()
+    with pytest.raises(SchemaVersionError, match="`thoughtgear db upgrade`"):
+        await store.load_run("r")
+    assert (await store.upgrade()).before is None
+    await append(store, new_run("r"), "a")
+    await store.aclose()
 
 
 async def test_an_error_holds_no_text(store: SqlAdapter, tmp_path: Path) -> None:

@@ -43,9 +43,6 @@ _PASSING_STATES = ("08", "25006", "40", "53", "55P03", "57", "58")
 """SQLSTATEs that a retry may mend: connection, a server that became a standby, deadlock, resources, lock,
 shutdown and time-out, the system."""
 
-_MAX_AGE = 300
-"""Seconds after which a connection is replaced: networks forget idle ones, and tell nobody."""
-
 _FAULTS = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 
@@ -138,7 +135,8 @@ class _Pool:
             max_overflow=0,
             pool_timeout=settings.pool_timeout,
             pool_use_lifo=True,
-            pool_recycle=_MAX_AGE,
+            # Networks forget idle connections, and tell nobody.
+            pool_recycle=settings.pool_recycle,
             hide_parameters=True,
         )
         self._reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -151,7 +149,8 @@ class _Pool:
         self._under_way.add(task)
         try:
             await self._prepare()
-            return await self._run(self._engine if writes else self._reader, txn, begin)
+            work = partial(_on_our_tables, txn)
+            return await self._run(self._engine if writes else self._reader, work, begin)
         finally:
             self._under_way.discard(task)
 
@@ -167,13 +166,15 @@ class _Pool:
         await self._engine.dispose()
 
     async def _prepare(self) -> None:
-        """Make the tables where there are none. Raises `SchemaVersionError`."""
+        """Make the tables where there are none, if that is wanted. Raises `SchemaVersionError`."""
         if self._ready:
             return
         async with self._preparing:
             if not self._ready and not await self._run(self._reader, sql_version.check_version, _nothing):
-                make = partial(sql_version.open_tables, create=True)
-                await self._run(self._engine, partial(_alone, self._settings.schema, make), _nothing)
+                if not self._settings.create:
+                    raise sql_version.no_tables()
+                make = partial(_alone, self._settings.schema, sql_version.make_tables)
+                await self._run(self._engine, make, _nothing)
             self._ready = True
 
     async def _run(self, engine: AsyncEngine, txn: Callable[[Connection], T], begin: Begin) -> T:
@@ -242,6 +243,15 @@ def _nothing() -> None:
     """Begin what may be cancelled at any time."""
 
 
+def _on_our_tables(txn: Callable[[Connection], T], connection: Connection) -> T:
+    """Look at the tables' version with every new connection: a process may outlive an upgrade."""
+    if not connection.info.get("checked"):
+        if not sql_version.check_version(connection):
+            raise sql_version.no_tables()
+        connection.info["checked"] = True
+    return txn(connection)
+
+
 def _alone(schema: str, work: Callable[[Connection], T], connection: Connection) -> T:
     """Change tables while nobody else does, in a schema that is there."""
     connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
@@ -257,6 +267,11 @@ async def _connect(settings: PostgresSettings) -> Any:
         connection = await asyncpg.connect(**settings.login)
     except asyncpg.PostgresError as exc:
         raise _refused(exc, settings.address) from None
+    except asyncpg.TargetServerAttributeNotMatched:
+        raise StoreUnavailableError(
+            f"PostgreSQL at {settings.address} is a standby or read-only; a store needs the primary. "
+            "Name it, or all hosts of the cluster: host1:5432,host2:5432."
+        ) from None
     except (OSError, asyncpg.InternalClientError) as exc:
         raise StoreUnavailableError(
             f"PostgreSQL at {settings.address} can't be reached: {_reason(exc)}."

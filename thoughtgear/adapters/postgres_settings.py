@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
+from thoughtgear.adapters.options import count, seconds, switch
 from thoughtgear.errors import ConfigurationError
 
 RIGHT_URL = (
@@ -18,30 +19,35 @@ RIGHT_URL = (
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
 _SCHEMA = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}")
 _LOGIN = ("host", "port", "user", "password", "database")
-_SECONDS = {"pool_timeout": 30.0, "connect_timeout": 10.0, "command_timeout": 30.0}
-_OWN = ("schema", "pool_size", *_SECONDS)
+_SECONDS = {"pool_timeout": 30.0, "pool_recycle": 300.0, "connect_timeout": 10.0, "command_timeout": 30.0}
+_PRIMARY = ("primary", "read-write")
+_OWN = ("schema", "create", "pool_size", "lock_timeout", "target_session_attrs", *_SECONDS)
 _GRACE = 5.0
 """Seconds that the server has, beyond the time that a command may take, to say that it gave up."""
 
 
 @dataclass(frozen=True)
 class PostgresSettings:
-    """Where the database is and how it is used. `login` is what `asyncpg.connect` takes, `pool_timeout` the
-    seconds to wait for a free one of `pool_size` connections."""
+    """Where the database is and how it is used. `login` is what `asyncpg.connect` takes, `create` makes
+    tables where there are none, `pool_timeout` is the seconds to wait for a free one of `pool_size`
+    connections, and `pool_recycle` those after which one is replaced."""
 
     login: Mapping[str, Any] = field(repr=False)
     address: str
     schema: str
+    create: bool
     pool_size: int
     pool_timeout: float
+    pool_recycle: float
 
     @classmethod
     def from_url(cls, url: str) -> PostgresSettings:
         """Read `postgresql://user:password@host:port/database?option=value`.
 
-        Own options: `schema`, `pool_size` and the times in seconds `pool_timeout`, `connect_timeout` and
-        `command_timeout`. Those of libpq (`sslmode`, `sslrootcert`, `passfile`, …) mean what they mean there;
-        all others are settings of the server's session. Raises `ConfigurationError`, which repeats nothing.
+        Own options: `schema`, `create`, `pool_size`, `target_session_attrs` and the times in seconds
+        `pool_timeout`, `pool_recycle`, `connect_timeout`, `command_timeout` and `lock_timeout`. Those of
+        libpq (`sslmode`, `sslrootcert`, `passfile`, …) mean what they mean there; all others are settings of
+        the server's session. Raises `ConfigurationError`, which repeats nothing.
         """
         return cls._from(_read_url(url))
 
@@ -55,7 +61,7 @@ class PostgresSettings:
 
     def without_limits(self) -> PostgresSettings:
         """Return the settings for statements that may take hours."""
-        session = {**self.login["server_settings"], "statement_timeout": "0"}
+        session = {**self.login["server_settings"], "statement_timeout": "0", "lock_timeout": "0"}
         login = {**self.login, "command_timeout": None, "server_settings": session}
         return replace(self, login=login)
 
@@ -66,25 +72,24 @@ class PostgresSettings:
             raise ConfigurationError(
                 "The tables' schema is set by schema: a-z, 0-9 and _. There is no search_path."
             )
-        seconds = {name: _number(options, name, default) for name, default in _SECONDS.items()}
-        size = _number(options, "pool_size", 10)
-        if size != int(size):
-            raise ConfigurationError("pool_size must be a whole number.")
+        limits = {name: seconds(options, name, default) for name, default in _SECONDS.items()}
         login = {name: options[name] for name in _LOGIN if name in options}
         login["port"] = _ports(login.get("port"))
         return cls(
-            login={**login, **_session(options, schema, seconds)},
+            login={**login, **_session(options, schema, limits)},
             address=_address(login),
             schema=schema,
-            pool_size=int(size),
-            pool_timeout=seconds["pool_timeout"],
+            create=switch(options, "create", True),
+            pool_size=count(options, "pool_size", 10),
+            pool_timeout=limits["pool_timeout"],
+            pool_recycle=limits["pool_recycle"],
         )
 
 
 def _read_url(url: str) -> dict[str, Any]:
     try:
         parts = urlsplit(url)
-        query = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
+        query = dict(parse_qsl(parts.query, True, strict_parsing=True)) if parts.query else {}
     except ValueError:
         raise ConfigurationError(f"This store URL can't be read. {RIGHT_URL}") from None
     # A password that is not escaped ends the address too early: its rest would be taken for a name.
@@ -110,34 +115,39 @@ def _read_address(parts: SplitResult) -> dict[str, Any]:
     return {name: value for name, value in named.items() if value}
 
 
-def _session(options: Mapping[str, Any], schema: str, seconds: Mapping[str, float]) -> dict[str, Any]:
+def _session(options: Mapping[str, Any], schema: str, limits: Mapping[str, float]) -> dict[str, Any]:
     """Return what `asyncpg.connect` takes beside the login."""
     others = {key: value for key, value in options.items() if key not in (*_OWN, *_LOGIN)}
-    limit = f"{math.ceil(seconds['command_timeout'] * 1000)}ms"
+    limit = _milliseconds(limits["command_timeout"])
     settings = {
         "application_name": "thoughtgear",
         "statement_timeout": limit,
+        "lock_timeout": _milliseconds(seconds(options, "lock_timeout", limits["command_timeout"])),
         # A process that is frozen within a transaction must not keep its rows locked.
         "idle_in_transaction_session_timeout": limit,
     }
     defaults = {name: value for name, value in settings.items() if name not in others}
     return {
         "dsn": f"postgresql://?{urlencode(others)}",
-        "timeout": seconds["connect_timeout"],
-        "command_timeout": seconds["command_timeout"] + _GRACE,
-        "target_session_attrs": "primary",
+        "timeout": limits["connect_timeout"],
+        "command_timeout": limits["command_timeout"] + _GRACE,
+        "target_session_attrs": _primary(options),
         "server_settings": {"search_path": schema, **defaults},
     }
 
 
-def _number(options: Mapping[str, Any], name: str, default: float) -> float:
-    try:
-        number = float(options.get(name, default))
-    except (TypeError, ValueError):
-        number = 0.0
-    if not 0 < number <= 86400:
-        raise ConfigurationError(f"{name} must be a number above 0, up to 86400.")
-    return number
+def _primary(options: Mapping[str, Any]) -> str:
+    """Return which servers will do: only one that takes writes has the newest state."""
+    wanted = str(options.get("target_session_attrs", _PRIMARY[0]))
+    if wanted not in _PRIMARY:
+        raise ConfigurationError(
+            f"target_session_attrs must be {' or '.join(_PRIMARY)}: no other server is up to date."
+        )
+    return wanted
+
+
+def _milliseconds(time: float) -> str:
+    return f"{math.ceil(time * 1000)}ms"
 
 
 def _ports(given: Any) -> list[int] | int | None:

@@ -9,13 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 from sqlalchemy import Connection, Select, and_, delete, insert, or_, select, update
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
 from thoughtgear.adapters import sql_schema as schema
 from thoughtgear.adapters.records import (
@@ -34,16 +32,16 @@ from thoughtgear.adapters.records import (
     read_cursor,
     wrong_count,
 )
+from thoughtgear.adapters.sql_metadata import index_of, pairs_of
 from thoughtgear.adapters.sqlite import SqliteDatabase
-from thoughtgear.errors import ConfigurationError, ConflictError, RunNotFoundError
+from thoughtgear.adapters.sqlite_settings import SqliteSettings
+from thoughtgear.errors import ConflictError, RunNotFoundError
 from thoughtgear.models import Message, RunState
 from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage, SchemaUpgrade
 
 T = TypeVar("T")
 _STORE = "sql"
-_RIGHT_URL = "Use sqlite:///folder/name.db (relative) or sqlite:////folder/name.db (absolute)."
 _ALL = 2**62
-_BATCH = 500
 
 
 class Database(Protocol):
@@ -66,7 +64,7 @@ class Database(Protocol):
 
 class SqlAdapter:
     """Keeps each run as a row of `run_states` (its JSON, and the columns that are searched) and its
-    transcript as rows of `messages`. Tables are made by the first use."""
+    transcript as rows of `messages`."""
 
     reach: Reach = "host"
 
@@ -78,25 +76,14 @@ class SqlAdapter:
 
     @classmethod
     def from_url(cls, url: str) -> SqlAdapter:
-        """Make a store from `sqlite:///…`. Raises `ConfigurationError`, which never repeats the URL."""
-        try:
-            parsed = make_url(url)
-        except (ArgumentError, ValueError):
-            raise ConfigurationError(f"This store URL can't be read. {_RIGHT_URL}") from None
-        if parsed.drivername != "sqlite" or parsed.host or parsed.query:
-            raise ConfigurationError(f"This store URL is not one of SQLite. {_RIGHT_URL}")
-        return cls.from_dict({"path": parsed.database or ""})
+        """Make a store from `sqlite:///…?option=value`. docs/settings.md has the options. Raises
+        `ConfigurationError`, which never repeats the URL."""
+        return cls(SqliteDatabase(SqliteSettings.from_url(url)))
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> SqlAdapter:
-        """Make a store from `{"path": …}`."""
-        unknown = set(settings) - {"path"}
-        if unknown:
-            raise ConfigurationError(f"A SQLite store has no setting {min(unknown)!r}; it has path.")
-        path = str(settings.get("path", ""))
-        if path in ("", ":memory:"):
-            raise ConfigurationError(f"A SQLite store needs a file. {_RIGHT_URL} In memory: memory://")
-        return cls(SqliteDatabase(Path(path).absolute()))
+        """Make a store from `{"path": …}`, with the options of a URL beside it."""
+        return cls(SqliteDatabase(SqliteSettings.from_dict(settings)))
 
     async def load_run(self, run_id: str) -> RunState:
         key = {"run_id": check_key(run_id)}
@@ -109,15 +96,11 @@ class SqlAdapter:
     async def save_run(
         self, state: RunState, messages: Sequence[Message], *, expected: int | None = None
     ) -> None:
-        base, first = check_commit(state, messages, expected)
-        row = _row_of(state)
+        commit = _Commit(state, *check_commit(state, messages, expected))
         added = [{"run_id": state.run_id, "seq": each.seq, "body": encode(each)} for each in messages]
 
         def txn(connection: Connection) -> None:
-            if base:
-                _update(connection, row, base, first)
-            else:
-                _create(connection, row, first)
+            (_update if commit.base else _create)(connection, commit)
             if added:
                 schema.ADD_MESSAGE.change(connection, *added)
 
@@ -128,14 +111,12 @@ class SqlAdapter:
     ) -> RunPage:
         start = read_cursor(_STORE, after, limit)
         found: list[RunState] = []
-        # Metadata is compared here, which every database can; batch by batch, so that others get their turn.
-        size = _BATCH if where.metadata else limit + 1
         while len(found) <= limit:
-            query = _runs_query(where, start).limit(size)
+            query = _runs_query(where, start).limit(limit + 1)
             rows = await self._database.read(partial(_all_rows, query))
             batch = [decode_listed(body, run_id) for run_id, _, body in rows]
             found += [state for state in batch if state and matches_metadata(where, state)]
-            if len(rows) < size:
+            if len(rows) <= limit:
                 break
             start = rows[-1].created_at, rows[-1].run_id
         return cut_page(found, limit, _STORE)
@@ -187,18 +168,27 @@ class SqlAdapter:
         await self._database.aclose()
 
 
-def _row_of(state: RunState) -> dict[str, Any]:
-    return {
-        "run_id": state.run_id,
-        "version": state.version,
-        "message_count": state.message_count,
-        "status": state.status,
-        "handler": _searchable(state.handler),
-        "session_id": _searchable(state.session_id),
-        "user_id": _searchable(state.user_id),
-        "created_at": position(state)[0],
-        "body": encode(state),
-    }
+class _Commit:
+    """The rows that a commit writes, and where the run must stand: at the version `base`, 0 for none, with
+    `first` messages."""
+
+    def __init__(self, state: RunState, base: int, first: int) -> None:
+        self.base, self.first = base, first
+        body, (created_at, run_id) = encode(state), position(state)
+        digest, pairs = index_of(body, created_at) if state.metadata else ("", [])
+        self.row: dict[str, Any] = {
+            "run_id": run_id,
+            "version": state.version,
+            "message_count": state.message_count,
+            "status": state.status,
+            "handler": _searchable(state.handler),
+            "session_id": _searchable(state.session_id),
+            "user_id": _searchable(state.user_id),
+            "created_at": created_at,
+            "body": body,
+            "metadata_digest": digest,
+        }
+        self.metadata = [{"run_id": run_id, "pair": pair, "created_at": created_at} for pair in pairs]
 
 
 def _searchable(text: str | None) -> str | None:
@@ -206,29 +196,43 @@ def _searchable(text: str | None) -> str | None:
     return text and text.replace("\\", "\\\\").replace("\0", "\\0")
 
 
-def _create(connection: Connection, row: dict[str, Any], first: int) -> None:
-    found = schema.STANDING.first(connection, row)
+def _create(connection: Connection, commit: _Commit) -> None:
+    found = schema.STANDING.first(connection, commit.row)
     if found is not None:
-        _, _, deleted_until = found
+        deleted_until = found[2]
         if deleted_until is None or deleted_until > time.time():
             raise ConflictError
-        schema.DROP_RUN.change(connection, row)
-    if first != 0:
-        raise wrong_count(0, first)
+        schema.DROP_RUN.change(connection, commit.row)
+    if commit.first != 0:
+        raise wrong_count(0, commit.first)
     try:
-        schema.CREATE_RUN.change(connection, row)
+        schema.CREATE_RUN.change(connection, commit.row)
     except IntegrityError as exc:  # another creator, on a database whose writers run side by side
         raise ConflictError from exc
+    if commit.metadata:
+        schema.ADD_METADATA.change(connection, *commit.metadata)
 
 
-def _update(connection: Connection, row: dict[str, Any], base: int, first: int) -> None:
-    expected = {**row, "id": row["run_id"], "from_version": base, "from_count": first}
-    if schema.UPDATE_RUN.change(connection, expected) == 1:
+def _update(connection: Connection, commit: _Commit) -> None:
+    if _written(connection, commit, commit.row["metadata_digest"]):
         return
-    standing, count, _ = schema.STANDING.first(connection, row) or (None, 0, None)
-    if standing != base:
+    version, count, _, digest = schema.STANDING.first(connection, commit.row) or (None, 0, None, "")
+    if version != commit.base:
         raise ConflictError
-    raise wrong_count(count, first)
+    if count != commit.first:
+        raise wrong_count(count, commit.first)
+    # Then the metadata is another: its rows are written anew.
+    if not _written(connection, commit, digest):
+        raise ConflictError
+    schema.DROP_METADATA.change(connection, commit.row)
+    if commit.metadata:
+        schema.ADD_METADATA.change(connection, *commit.metadata)
+
+
+def _written(connection: Connection, commit: _Commit, digest: str) -> bool:
+    """Whether the run stood where it must, with metadata of this digest, and is changed."""
+    before = {"from_version": commit.base, "from_count": commit.first, "from_digest": digest}
+    return schema.UPDATE_RUN.change(connection, {**commit.row, "id": commit.row["run_id"], **before}) == 1
 
 
 def _delete_run(connection: Connection, run_id: str, now: int) -> None:
@@ -238,6 +242,7 @@ def _delete_run(connection: Connection, run_id: str, now: int) -> None:
     alive = and_(runs.c.run_id == run_id, runs.c.deleted_until.is_(None))
     if connection.execute(update(runs).where(alive).values(tombstone)).rowcount == 1:
         connection.execute(delete(schema.messages).where(schema.messages.c.run_id == run_id))
+        schema.DROP_METADATA.change(connection, {"run_id": run_id})
         prefix, end = f"{run_id}/", f"{run_id}0"  # "0" comes right after "/"
         connection.execute(delete(files.table).where(files >= prefix, files < end))
 
@@ -248,11 +253,16 @@ def _runs_query(where: RunFilter, start: Position | None) -> Select[Any]:
     for name in ("status", "handler", "session_id", "user_id"):
         wanted = getattr(where, name)
         query = query if wanted is None else query.where(runs[name] == _searchable(wanted))
+    order = runs
+    for pair in pairs_of(where.metadata):
+        index = schema.run_metadata.alias()
+        query = query.join(index, and_(index.c.run_id == runs.run_id, index.c.pair == pair))
+        order = index.c  # so that the index is walked from the newest run on
     if start is not None:
         created, run_id = start
-        older = or_(runs.created_at < created, and_(runs.created_at == created, runs.run_id < run_id))
-        query = query.where(runs.created_at <= created, older)
-    return query.order_by(runs.created_at.desc(), runs.run_id.desc())
+        older = or_(order.created_at < created, and_(order.created_at == created, order.run_id < run_id))
+        query = query.where(order.created_at <= created, older)
+    return query.order_by(order.created_at.desc(), order.run_id.desc())
 
 
 def _put_document(

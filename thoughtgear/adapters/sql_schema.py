@@ -54,6 +54,7 @@ run_states = Table(
     Column("created_at", BigInteger, nullable=False),  # microseconds since 1970
     Column("deleted_until", BigInteger),  # seconds since 1970; a row that has it is a tombstone
     Column("body", Text, nullable=False),
+    Column("metadata_digest", String, nullable=False, server_default=""),
 )
 for _name in ("status", "handler", "session_id", "user_id"):
     Index(f"ix_run_states_{_name}", run_states.c[_name], run_states.c.created_at, run_states.c.run_id)
@@ -65,6 +66,17 @@ Index(
     sqlite_where=_expiry.is_not(None),
     postgresql_where=_expiry.is_not(None),
 )
+
+# A row for each pair of a run's metadata: `sql_metadata` makes them.
+run_metadata = Table(
+    "run_metadata",
+    metadata,
+    Column("run_id", _text(), primary_key=True),
+    Column("pair", String, primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("ix_run_metadata_pair", run_metadata.c.pair, run_metadata.c.created_at, run_metadata.c.run_id)
 
 messages = Table(
     "messages",
@@ -144,24 +156,40 @@ class Statement:
 
 
 _r = run_states.c
-_columns = ("version", "message_count", "status", "handler", "session_id", "user_id", "created_at", "body")
+_columns = (
+    "version",
+    "message_count",
+    "status",
+    "handler",
+    "session_id",
+    "user_id",
+    "created_at",
+    "body",
+    "metadata_digest",
+)
 
 LOAD_RUN = Statement(select(_r.body, _r.deleted_until).where(_r.run_id == bindparam("run_id")))
 STANDING = Statement(
-    select(_r.version, _r.message_count, _r.deleted_until).where(_r.run_id == bindparam("run_id"))
+    select(_r.version, _r.message_count, _r.deleted_until, _r.metadata_digest).where(
+        _r.run_id == bindparam("run_id")
+    )
 )
 CREATE_RUN = Statement(insert(run_states).values({name: bindparam(name) for name in ("run_id", *_columns)}))
 # `deleted_until IS NULL` is not asked: a tombstone stands at version 0, which no update expects.
 UPDATE_RUN = Statement(
     update(run_states)
     .where(_r.run_id == bindparam("id"), _r.version == bindparam("from_version"))
-    .where(_r.message_count == bindparam("from_count"))
+    .where(_r.message_count == bindparam("from_count"), _r.metadata_digest == bindparam("from_digest"))
     .values({name: bindparam(name) for name in _columns})
 )
 # Only a tombstone: another creator may have put a run in its place meanwhile.
 DROP_RUN = Statement(
     delete(run_states).where(_r.run_id == bindparam("run_id"), _r.deleted_until.is_not(None))
 )
+ADD_METADATA = Statement(
+    insert(run_metadata).values({name: bindparam(name) for name in ("run_id", "pair", "created_at")})
+)
+DROP_METADATA = Statement(delete(run_metadata).where(run_metadata.c.run_id == bindparam("run_id")))
 ADD_MESSAGE = Statement(
     insert(messages).values({name: bindparam(name) for name in ("run_id", "seq", "body")})
 )

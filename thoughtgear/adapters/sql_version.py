@@ -6,20 +6,29 @@ there are older ones.
 
 from __future__ import annotations
 
+import logging
 import threading
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import ColumnClause, Connection, insert, inspect, literal_column, select
+from sqlalchemy import Connection, insert, inspect
 
 from thoughtgear.adapters.sql_schema import metadata, schema_version
 from thoughtgear.errors import SchemaVersionError
 from thoughtgear.protocols import SchemaUpgrade
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """The version of the tables in `sql_schema`: the number of the last file in `sql_migrations/versions`."""
 
 MIGRATIONS = Path(__file__).with_name("sql_migrations")
+
+log = logging.getLogger("thoughtgear.schema")
+
+_WHOLE_ROW = {
+    "sqlite": "SELECT * FROM schema_version",
+    # As text: a pooled connection keeps the plan, which must not depend on what the table looks like.
+    "postgresql": "SELECT schema_version::text FROM schema_version",
+}
+"""Before there were migrations the column was a number, of another name."""
 
 _alembic = threading.Lock()
 """Alembic hands a connection to its migrations through a global variable."""
@@ -38,16 +47,18 @@ def check_version(connection: Connection) -> bool:
     return found is not None
 
 
-def open_tables(connection: Connection, *, create: bool) -> None:
-    """Check the tables, and make them in a database that has none. Call it in a transaction that excludes
-    other writers. Raises `SchemaVersionError`."""
-    if check_version(connection):
-        return
-    if not create:
-        raise SchemaVersionError(
-            "The database has no tables of thoughtgear, and create is off: run `thoughtgear db upgrade`."
-        )
-    _create(connection)
+def no_tables() -> SchemaVersionError:
+    """The error for a database without tables, where `create` is off."""
+    return SchemaVersionError(
+        "The database has no tables of thoughtgear, and create is off: run `thoughtgear db upgrade`."
+    )
+
+
+def make_tables(connection: Connection) -> None:
+    """Make the tables in a database that has none. Call it in a transaction that excludes other writers.
+    Raises `SchemaVersionError`."""
+    if not check_version(connection):
+        _create(connection)
 
 
 def upgrade(connection: Connection) -> SchemaUpgrade:
@@ -58,7 +69,8 @@ def upgrade(connection: Connection) -> SchemaUpgrade:
         _create(connection)
     elif found > SCHEMA_VERSION:
         raise _newer(found)
-    else:
+    elif found < SCHEMA_VERSION:
+        log.info("upgrading the schema from version %s to %s", found, SCHEMA_VERSION)
         _take_over(connection)
         _migrate(connection)
     return SchemaUpgrade(found, SCHEMA_VERSION)
@@ -68,11 +80,9 @@ def version_of(connection: Connection) -> int | None:
     """Return the version of the tables; None: there are none."""
     if not inspect(connection).has_table(schema_version.name):
         return None
-    # `*`: before there were migrations the column was a number, of another name.
-    every: ColumnClause[Any] = literal_column("*")
-    found = connection.execute(select(every).select_from(schema_version)).scalar_one()
+    row = connection.exec_driver_sql(_WHOLE_ROW[connection.dialect.name]).scalar_one()
     try:
-        return int(found)
+        return int(str(row).strip("()"))
     except ValueError:
         raise SchemaVersionError(
             "The table schema_version of this database is not thoughtgear's: use another schema or database."

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,12 +16,14 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from thoughtgear.adapters import sql_version
 from thoughtgear.adapters.sql_schema import DRIVER
+from thoughtgear.adapters.sqlite_settings import SqliteSettings
 from thoughtgear.adapters.threads import Threads
 from thoughtgear.errors import ConfigurationError, StoreError, StoreUnavailableError
 from thoughtgear.protocols import SchemaUpgrade
 
 T = TypeVar("T")
-BUSY_SECONDS = 30.0
+_STEPS = 100_000
+"""SQLite's instructions between two looks at the clock: a millisecond or so."""
 
 _inherited: list[object] = []
 """Connections that a forked process got from its parent: closing one there could harm the parent's."""
@@ -35,23 +37,24 @@ class SqliteDatabase:
     the power fails).
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, settings: SqliteSettings) -> None:
+        self._settings = settings
         self._threads = Threads("thoughtgear-sqlite", 1)
         self._engine: Engine | None = None
         self._connection: Connection | None = None
         self._pid = 0
+        self._time = _Time()
 
     def __repr__(self) -> str:
-        return f"sqlite:///{self.path}"
+        return f"sqlite:///{self._settings.path}"
 
     async def read(self, txn: Callable[[Connection], T]) -> T:
         """Return what `txn` returns. It is one statement, so that it sees one state of the database."""
-        return await self._threads.run(lambda: self._translating(lambda: txn(self._connected())))
+        return await self._threads.run(lambda: self._in_time(lambda: txn(self._connected())))
 
     async def write(self, txn: Callable[[Connection], T]) -> T:
         """Run `txn` and commit, or roll back when it raises."""
-        return await self._threads.run(lambda: self._translating(lambda: _transact(self._connected(), txn)))
+        return await self._threads.run(lambda: self._in_time(lambda: _transact(self._connected(), txn)))
 
     async def upgrade(self) -> SchemaUpgrade:
         """Bring the tables to the version of this code, or make them."""
@@ -62,6 +65,10 @@ class SqliteDatabase:
         if not self._threads.closed:
             await self._threads.run(self._disconnect)
             self._threads.close()
+
+    def _in_time(self, call: Callable[[], T]) -> T:
+        self._time.allow(self._settings.command_timeout)
+        return self._translating(call)
 
     def _translating(self, call: Callable[[], T]) -> T:
         try:
@@ -82,49 +89,70 @@ class SqliteDatabase:
         return self._connection
 
     def _connect(self) -> Connection:
-        connection = self._open_file()
+        connection = self._open_file(create=self._settings.create)
         try:
             if not sql_version.check_version(connection):
-                _transact(connection, partial(sql_version.open_tables, create=True))
+                if not self._settings.create:
+                    raise sql_version.no_tables()
+                _transact(connection, sql_version.make_tables)
         except BaseException:
             connection.close()
             raise
         return connection
 
     def _upgrade(self) -> SchemaUpgrade:
-        connection = self._open_file()
+        self._time.allow(math.inf)
+        connection = self._open_file(create=True)
         try:
             return _transact(connection, sql_version.upgrade)
         finally:
             connection.close()
 
-    def _open_file(self) -> Connection:
-        self._create_file()
-        self._engine = _engine(self.path)
+    def _open_file(self, *, create: bool) -> Connection:
+        _touch(self._settings.path, create=create)
+        self._engine = _engine(self._settings, self._time)
         return self._engine.connect()
-
-    def _create_file(self) -> None:
-        """Make an empty file that is ours alone: transcripts are private, and the WAL files take over its
-        mode. Raises `ConfigurationError` where there can be none."""
-        try:
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-        except (FileNotFoundError, NotADirectoryError):
-            raise ConfigurationError(
-                f"The folder of the database {self.path} is not there: create it."
-            ) from None
-        except (IsADirectoryError, PermissionError) as exc:
-            raise ConfigurationError(
-                f"The database {self.path} can't be opened: {exc.strerror}. Name a file that you may write."
-            ) from exc
-        except OSError as exc:
-            raise StoreUnavailableError(
-                f"The database {self.path} can't be opened right now: {exc.strerror}."
-            ) from exc
 
     def _disconnect(self) -> None:
         if self._connection is not None and self._pid == os.getpid():
             self._connection.close()
         self._connection = None
+
+
+class _Time:
+    """The time that a transaction may take."""
+
+    def __init__(self) -> None:
+        self._until = math.inf
+
+    def allow(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+
+    def is_up(self) -> bool:
+        return time.monotonic() > self._until
+
+
+def _touch(path: Path, *, create: bool) -> None:
+    """Make an empty file that is ours alone: transcripts are private, and the WAL files take over its mode.
+    Raises `ConfigurationError` where there is none and can be none."""
+    try:
+        os.close(os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigurationError(_absent(path)) from None
+    except (IsADirectoryError, PermissionError) as exc:
+        raise ConfigurationError(
+            f"The database {path} can't be opened: {exc.strerror}. Name a file that you may write."
+        ) from exc
+    except OSError as exc:
+        raise StoreUnavailableError(
+            f"The database {path} can't be opened right now: {exc.strerror}."
+        ) from exc
+
+
+def _absent(path: Path) -> str:
+    if path.parent.is_dir():
+        return f"There is no database {path}, and create is off: run `thoughtgear db upgrade`."
+    return f"The folder of the database {path} is not there: create it."
 
 
 def _transact(connection: Connection, txn: Callable[[Connection], T]) -> T:
@@ -139,28 +167,29 @@ def _transact(connection: Connection, txn: Callable[[Connection], T]) -> T:
     return result
 
 
-def _engine(path: Path) -> Engine:
+def _engine(settings: SqliteSettings, allowed: _Time) -> Engine:
     engine = create_engine(
-        URL.create("sqlite", database=str(path)),
+        URL.create("sqlite", database=str(settings.path)),
         isolation_level="AUTOCOMMIT",  # neither SQLAlchemy nor the driver begins anything: _transact does
         poolclass=NullPool,
         hide_parameters=True,
-        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        connect_args={"timeout": settings.lock_timeout, "check_same_thread": False},
     )
-    event.listen(engine, "connect", _on_connect)
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
+        record.info[DRIVER] = connection
+        _use_wal(connection, settings.lock_timeout)
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.set_progress_handler(allowed.is_up, _STEPS)
+
     return engine
 
 
-def _on_connect(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
-    record.info[DRIVER] = connection
-    _use_wal(connection)
-    connection.execute("PRAGMA synchronous=FULL")
-
-
-def _use_wal(connection: sqlite3.Connection) -> None:
+def _use_wal(connection: sqlite3.Connection, patience: float) -> None:
     """Switch to WAL. SQLite answers "locked" at once, without the busy timeout, when several connections
     do so at the same moment."""
-    until = time.monotonic() + BUSY_SECONDS
+    until = time.monotonic() + patience
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -176,8 +205,10 @@ def _translated(exc: SQLAlchemyError | sqlite3.Error) -> StoreError:
     reason = exc.orig if isinstance(exc, DatabaseError) else exc
     if not isinstance(reason, sqlite3.Error):
         return StoreError(f"SQLite failed: {type(exc).__name__}.")
+    name = getattr(reason, "sqlite_errorname", "")
+    if name == "SQLITE_INTERRUPT":
+        return StoreUnavailableError("SQLite took longer than command_timeout allows.")
     # SQLITE_ERROR is a statement that this database can't run; all else may pass: busy, full, I/O.
-    hopeless = getattr(reason, "sqlite_errorname", "") == "SQLITE_ERROR"
-    if isinstance(reason, sqlite3.OperationalError) and not hopeless:
+    if isinstance(reason, sqlite3.OperationalError) and name != "SQLITE_ERROR":
         return StoreUnavailableError(f"SQLite can't be used right now: {reason}.")
     return StoreError(f"SQLite failed: {reason}.")

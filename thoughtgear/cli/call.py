@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from thoughtgear import logs
-from thoughtgear.errors import RunNotFoundError, ThoughtgearError
+from thoughtgear.errors import RunNotFoundError, SchemaVersionError, ThoughtgearError
 from thoughtgear.place import Output, Place
 
 INTERRUPTED = 130
@@ -53,6 +53,9 @@ def _explain(exc: Exception, place: Place) -> str | None:
     """Return what went wrong and what to do; None for what nobody foresaw."""
     if isinstance(exc, RunNotFoundError):
         return f"{exc} See which there are: {place.stored.again('runs')}"
+    if isinstance(exc, SchemaVersionError):
+        plain = Place().again("db upgrade")
+        return str(exc).replace(f"`{plain}`", f"`{place.stored.again('db upgrade')}`")
     if isinstance(exc, ThoughtgearError | OSError):
         return str(exc)
     rpc = sys.modules.get("temporalio.service")  # its import takes a second, and most commands do without

@@ -99,7 +99,7 @@ def runs(
 
     where = RunFilter(status.value if status else None, handler, session, user)
     place = Place(target=target, db=db)
-    call(list_runs(place, where, output_of(as_json), limit=limit, after=after), debug)
+    call(list_runs(place, where, output_of(as_json), limit=limit, after=after), debug, place)
 
 
 @app.command()

@@ -315,6 +315,19 @@ class ListClauses(StoreCase):
         assert (await store.list_runs(RunFilter(status="running"))).runs == []
         assert len((await store.list_runs(RunFilter(status="done"))).runs) == 1
 
+    async def test_a_filter_follows_the_metadata(self, store: OrmAdapter) -> None:
+        """A run is found by its present metadata, not by an older or a deleted run's."""
+        state = await append(store, new_run("r", metadata={"a": 1, "b": 2}), "a")
+        state = state.model_copy(update={"metadata": {"b": 2, "c": 3}})
+        await append(store, state, "b")
+        await append(store, new_run("gone", metadata={"c": 3}), "a")
+        await store.delete_run("gone")
+        found = {
+            name: [run.run_id for run in (await store.list_runs(RunFilter(metadata={name: value}))).runs]
+            for name, value in (("a", 1), ("b", 2), ("c", 3))
+        }
+        assert found == {"a": [], "b": ["r"], "c": ["r"]}
+
     @pytest.mark.parametrize("where", [RunFilter(), RunFilter(metadata={"even": True})], ids=["all", "some"])
     async def test_pages_walk_everything_once(self, store: OrmAdapter, where: RunFilter) -> None:
         """Following the cursor meets every run once, and the last page has no cursor."""
