@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from thoughtgear.callbacks import Callbacks
+from thoughtgear.errors import ConfigurationError
+from thoughtgear.foreign import contained
 from thoughtgear.loop import Limits
 from thoughtgear.models import RunState
 from thoughtgear.protocols import ModelProvider, OrmAdapter
@@ -36,8 +37,11 @@ class Agent:
     model_options: Mapping[str, Any] = field(default_factory=dict)
 
     async def context_for(self, state: RunState) -> str:
-        """Return the system context, which may be a (sync or async) function of the run."""
+        """Return the system context, which may be a (sync or async) function of the run. Raises
+        `ConfigurationError` when that gives no text."""
         if isinstance(self.context, str):
             return self.context
-        made = self.context(state)
-        return await made if inspect.isawaitable(made) else made
+        made = await contained("The context function", self.context, state)
+        if not isinstance(made, str):
+            raise ConfigurationError(f"The context function returned a {type(made).__name__}, not a text.")
+        return made

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from thoughtgear.foreign import contained
 from thoughtgear.logs import run_logger
 from thoughtgear.models import IterationResult, RunError, RunState, ToolCall, ToolResult
 
@@ -39,19 +38,12 @@ class Callbacks:
     on_error: Callable[[RunState, RunError | None], _Answer] | None = None
 
     async def fire(self, event: Event, *args: Any) -> None:
-        """Call one. Only cancellation of this very task comes through, and what is no `Exception`."""
+        """Call one. Only the cancellation of this very task comes through."""
         callback: Callable[..., Any] | None = getattr(self, event)
         if callback is None:
             return
         try:
-            answer = callback(*args)
-            if inspect.isawaitable(answer):
-                await answer
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            _log(event, args)
+            await contained(event, callback, *args)
         except Exception:
             _log(event, args)
 

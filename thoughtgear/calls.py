@@ -15,6 +15,7 @@ from thoughtgear.agent import Agent
 from thoughtgear.cache import Slot, key_of
 from thoughtgear.commit import RunWriter
 from thoughtgear.errors import InvalidInputError, OutcomeUnknownError, SupersededError
+from thoughtgear.foreign import being_cancelled, contained
 from thoughtgear.memory import Memory, Scope, scope_of
 from thoughtgear.models import CallRecord, RunState, ToolCall, ToolResult
 from thoughtgear.outcomes import Done, Outcome, Reconcile, Void
@@ -174,8 +175,10 @@ class Calls:
                     value = await value
             return ToolResult(call_id=call.id, name=call.name, content=result_text(value))
         except asyncio.CancelledError as exc:
-            if _being_cancelled():
+            if being_cancelled():
                 raise
+            return _error(call, _describe(exc))
+        except SystemExit as exc:  # it would end the worker and all its runs
             return _error(call, _describe(exc))
         except Exception as exc:
             if isinstance(exc, OutcomeUnknownError) or (scope.expired() and row.policy == "at_most_once"):
@@ -200,7 +203,8 @@ class Calls:
         await self._writer.check()
         try:
             async with asyncio.timeout(tool.timeout), self._agent.threads.place(tool.timeout) as place:
-                found = ask() if inspect.iscoroutinefunction(reconcile) else await place.run(ask)
+                run = ask if inspect.iscoroutinefunction(reconcile) else partial(place.run, ask)
+                found = await contained("reconcile", run)
                 outcome: Outcome = await found if inspect.isawaitable(found) else found
                 return outcome
         except Exception as exc:
@@ -236,11 +240,6 @@ def _extend(scope: asyncio.Timeout, seconds: float, *_details: Any) -> None:
     """A sign of life: the tool's time-out begins anew; harmless after the call's end."""
     with suppress(RuntimeError):
         scope.reschedule(asyncio.get_running_loop().time() + seconds)
-
-
-def _being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _describe(exc: BaseException) -> str:

@@ -21,6 +21,7 @@ from thoughtgear.errors import (
     StoreError,
     SupersededError,
 )
+from thoughtgear.foreign import contained
 from thoughtgear.loop import limit_reached, seconds_of
 from thoughtgear.models import InboxItem, IterationResult, RunState, Usage, now
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest
@@ -216,7 +217,8 @@ class _Iteration:
 
         try:
             async with asyncio.timeout(seconds) as scope:
-                reply = await agent.model.reply(request, bounded(on_text, agent.limits))
+                ask = partial(agent.model.reply, request, bounded(on_text, agent.limits))
+                reply: ModelReply = await contained("The model's provider", ask)
         except TimeoutError as exc:
             if not scope.expired():
                 raise
