@@ -18,7 +18,7 @@ from temporalio.client import Client
 from thoughtgear.devserver import SEARCH_ATTRIBUTES, DevServer, find_server
 
 ROOT = Path(__file__).parent.parent
-ONE_SHOT = {"temporal-schema", "temporal-namespace"}
+ONE_SHOT = {"temporal-schema", "temporal-namespace", "store-schema"}
 
 
 def compose(*arguments: str) -> str:
@@ -61,6 +61,15 @@ def test_two_workers_share_the_store_and_the_server(project: Mapping[str, Any]):
     assert worker["build"]["context"] == str(ROOT)
     assert worker["environment"]["TEMPORAL_ADDRESS"] == "temporal:7233"
     assert worker["environment"]["THOUGHTGEAR_DB"].startswith("postgresql://thoughtgear:")
+
+
+def test_the_tables_are_upgraded_before_a_worker_starts(project: Mapping[str, Any]):
+    """`thoughtgear db upgrade` runs on the workers' store, by their image, and they wait for its end."""
+    upgrade, worker = project["services"]["store-schema"], project["services"]["worker"]
+    assert upgrade["command"] == ["db", "upgrade"]
+    assert (upgrade["image"], upgrade["build"]) == (worker["image"], worker["build"])
+    assert upgrade["environment"] == {"THOUGHTGEAR_DB": worker["environment"]["THOUGHTGEAR_DB"]}
+    assert "store-schema" in worker["depends_on"]
 
 
 def test_services_come_back_and_wait_for_what_they_need(project: Mapping[str, Any]):
