@@ -13,7 +13,8 @@ from temporalio.worker import Worker
 
 from thoughtgear import config, logs
 from thoughtgear.desk import load_handlers
-from thoughtgear.errors import ConfigurationError
+from thoughtgear.errors import ConfigurationError, StoreUnavailableError
+from thoughtgear.handler import PromptHandler
 from thoughtgear.place import Place
 from thoughtgear.worker import build_worker
 
@@ -21,8 +22,8 @@ log = logging.getLogger("thoughtgear")
 
 
 async def serve(place: Place, *, grace: float, log_json: bool | None, debug: bool) -> int:
-    """Work until a signal comes; a second one doesn't wait for what is running. Raises
-    `ConfigurationError`."""
+    """Work until a signal comes; a second one doesn't wait for what is running. Raises `ConfigurationError`
+    and, where the store's tables are of another version, `SchemaVersionError`."""
     level = "DEBUG" if debug else None
     settings = config.Settings.load(
         db=place.db, task_queue=place.task_queue, log_json=log_json, log_level=level
@@ -30,6 +31,8 @@ async def serve(place: Place, *, grace: float, log_json: bool | None, debug: boo
     logs.configure(settings.log_json, settings.log_level)
     handlers = load_handlers(place)
     try:
+        for handler in handlers:
+            await _open(handler)
         client = await config.connect(address=place.address, namespace=place.namespace)
         worker = build_worker(
             client, handlers, settings.task_queue, graceful_shutdown_timeout=timedelta(seconds=grace)
@@ -44,6 +47,12 @@ async def serve(place: Place, *, grace: float, log_json: bool | None, debug: boo
         for handler in handlers:
             await handler.aclose()
     return 0
+
+
+async def _open(handler: PromptHandler) -> None:
+    """See at the start what would fail every iteration. A store that is away may come back."""
+    with suppress(StoreUnavailableError):
+        await handler.store.get_document("memory", "none")
 
 
 async def _work_until(stop: asyncio.Queue[int], worker: Worker) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -62,6 +63,30 @@ async def test_a_store_without_tables_needs_no_upgrade(folder: Path) -> None:
     assert (ended.exit_code, ended.stdout) == (0, "This store has no tables to upgrade.\n")
     told = await type_in("db", "upgrade", "--db", "memory://", "--json")
     assert json.loads(told.stdout) == {"from": None, "to": None, "upgraded": False}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "Hello", "-t", "old_agent.py:h"),
+        ("worker", "old_agent.py:h"),
+        ("runs", "--db", "sqlite:///a b.db"),
+        ("cancel", "n1", "--db", "sqlite:///a b.db"),
+    ],
+)
+async def test_an_older_database_says_what_to_type(words: tuple[str, ...]) -> None:
+    """Every command on tables of an older version ends at once with the line that upgrades them."""
+    with closing(sqlite3.connect("a b.db")) as connection:
+        connection.executescript(OLD.read_text())
+    Path("old_agent.py").write_text(
+        "from thoughtgear import PromptHandler\n"
+        "h = PromptHandler(model='scripted:echo', db='sqlite:///a b.db')\n"
+    )
+    ended = await type_in(*words)
+    assert ended.exit_code == 1
+    where = "--db 'sqlite:///a b.db'" if "--db" in words else "-t old_agent.py:h"
+    assert f"run `thoughtgear db upgrade {where}`." in ended.stderr.splitlines()[-1]
+    sys.modules.pop("old_agent", None)
 
 
 async def test_a_newer_database_says_what_to_upgrade() -> None:

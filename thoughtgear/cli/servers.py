@@ -78,4 +78,4 @@ def worker(
     from thoughtgear.serve import serve
 
     place = Place(target=target, db=db, address=address, namespace=namespace, task_queue=task_queue)
-    call(serve(place, grace=grace, log_json=json_logs, debug=debug), debug, for_people=False)
+    call(serve(place, grace=grace, log_json=json_logs, debug=debug), debug, place, for_people=False)
