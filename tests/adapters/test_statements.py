@@ -34,8 +34,8 @@ class Traced:
     async def begin(self) -> None:
         """Open the database and begin to write down."""
         await self.store.list_runs()
-        if hasattr(self.store._database, "_pool"):
-            engine = self.store._database._pool._engine.sync_engine
+        if self.store.reach == "network":
+            engine = self.store._database._connected.connection._engine.sync_engine
             event.listen(engine, "before_cursor_execute", self._on_execute)
             return
 

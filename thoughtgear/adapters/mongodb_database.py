@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import (
@@ -23,7 +21,8 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
-from thoughtgear.adapters.loop_thread import Begin, LoopThread
+from thoughtgear.adapters.loop_connection import Connected, LoopConnection
+from thoughtgear.adapters.loop_thread import Begin
 from thoughtgear.adapters.mongodb_chunks import Database
 from thoughtgear.adapters.mongodb_settings import MongoSettings, connect
 from thoughtgear.errors import (
@@ -71,44 +70,29 @@ class MongoDatabase:
 
     def __init__(self, settings: MongoSettings) -> None:
         self._settings = settings
-        self._thread = LoopThread("thoughtgear-mongodb")
-        self._connection: _Connection | None = None
+        self._connected = Connected("thoughtgear-mongodb", lambda: _Connection(settings))
 
     def __repr__(self) -> str:
         return f"{self._settings.address}/{self._settings.database}"
 
     async def read(self, work: Work[T]) -> T:
         """Return what `work` returns."""
-        return await self._thread.run(lambda begin: self._open().run(work, _nothing))
+        return await self._connected.run(lambda connection, begin: connection.run(work, _nothing))
 
     async def write(self, work: Work[T]) -> T:
         """Return what `work` returns; once it has begun, a cancelled caller waits for its end."""
-        return await self._thread.run(lambda begin: self._open().run(work, begin))
+        return await self._connected.run(lambda connection, begin: connection.run(work, begin))
 
     async def aclose(self) -> None:
         """Finish what is under way, close the connections and end the thread."""
-        await self._thread.aclose(self._close)
-
-    def _open(self) -> _Connection:
-        if self._connection is None or self._connection.pid != os.getpid():
-            _inherited.append(self._connection)
-            self._connection = _Connection(self._settings)
-        return self._connection
-
-    async def _close(self, _begin: Begin) -> None:
-        if self._connection is not None and self._connection.pid == os.getpid():
-            await self._connection.aclose()
+        await self._connected.aclose()
 
 
-_inherited: list[object] = []
-"""Clients that a forked process got from its parent: they are not its to close."""
-
-
-class _Connection:
-    """The client of one process. Used in the loop of the thread only."""
+class _Connection(LoopConnection):
+    """The client of one process."""
 
     def __init__(self, settings: MongoSettings) -> None:
-        self.pid = os.getpid()
+        super().__init__()
         self._address = settings.address
         self._client = connect(settings.url, settings.login)
         self._database = self._client.get_database(
@@ -117,37 +101,22 @@ class _Connection:
             read_concern=ReadConcern("majority"),
             write_concern=WriteConcern("majority", j=True),
         )
-        self._ready = False
-        self._preparing = asyncio.Lock()
-        self._under_way: set[asyncio.Task[Any] | None] = set()
 
     async def run(self, work: Work[T], begin: Begin) -> T:
-        task = asyncio.current_task()
-        self._under_way.add(task)
         try:
-            await self._prepare()
-            begin()
-            return await work(self._database)
+            async with self.in_use():
+                begin()
+                return await work(self._database)
         except PyMongoError as exc:
             # The driver's own error may quote a document: what is safe of it is in the message.
             raise _translated(exc, self._address) from None
-        finally:
-            self._under_way.discard(task)
 
-    async def aclose(self) -> None:
-        under_way = [task for task in self._under_way if task is not None]
-        if under_way:
-            await asyncio.wait(under_way)
-        await self._client.close()
-
-    async def _prepare(self) -> None:
+    async def prepare(self) -> None:
         """Make the indexes of an empty database. Raises `SchemaVersionError`."""
-        if self._ready:
-            return
-        async with self._preparing:
-            if not self._ready:
-                await _prepare(self._database)
-                self._ready = True
+        await _prepare(self._database)
+
+    async def close(self) -> None:
+        await self._client.close()
 
 
 async def _prepare(database: Database) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -17,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.schema import CreateSchema
 
 from thoughtgear.adapters import sql_version
-from thoughtgear.adapters.loop_thread import Begin, LoopThread
+from thoughtgear.adapters.loop_connection import Connected, LoopConnection
+from thoughtgear.adapters.loop_thread import Begin
 from thoughtgear.adapters.postgres_settings import RIGHT_URL, PostgresSettings
 from thoughtgear.adapters.sql import SqlAdapter
 from thoughtgear.errors import ConfigurationError, StoreError, StoreUnavailableError, ThoughtgearError
@@ -77,55 +76,40 @@ class PostgresDatabase:
 
     def __init__(self, settings: PostgresSettings) -> None:
         self._settings = settings
-        self._thread = LoopThread("thoughtgear-postgres")
-        self._pool: _Pool | None = None
+        self._connected = Connected("thoughtgear-postgres", lambda: _Pool(settings))
 
     def __repr__(self) -> str:
         return f"PostgresDatabase({self._settings.address!r}, schema={self._settings.schema!r})"
 
     async def read(self, txn: Callable[[Connection], T]) -> T:
         """Return what `txn` returns."""
-        return await self._thread.run(lambda begin: self._open().run(txn, begin, writes=False))
+        return await self._connected.run(lambda pool, begin: pool.run(txn, begin, writes=False))
 
     async def write(self, txn: Callable[[Connection], T]) -> T:
         """Run `txn` and commit, or roll back when it raises."""
-        return await self._thread.run(lambda begin: self._open().run(txn, begin, writes=True))
+        return await self._connected.run(lambda pool, begin: pool.run(txn, begin, writes=True))
 
     async def upgrade(self) -> SchemaUpgrade:
         """Bring the tables to the version of this code, or make them, with no limit of time."""
-        return await self._thread.run(self._upgrade)
+        return await self._connected.run(self._upgrade)
 
     async def aclose(self) -> None:
         """Finish what is under way, close the connections and end the thread."""
-        await self._thread.aclose(self._close)
+        await self._connected.aclose()
 
-    def _open(self) -> _Pool:
-        if self._pool is None or self._pool.pid != os.getpid():
-            _inherited.append(self._pool)
-            self._pool = _Pool(self._settings)
-        return self._pool
-
-    async def _upgrade(self, begin: Begin) -> SchemaUpgrade:
+    async def _upgrade(self, _pool: _Pool, begin: Begin) -> SchemaUpgrade:
         pool = _Pool(self._settings.without_limits())
         try:
             return await pool.upgrade(begin)
         finally:
             await pool.aclose()
 
-    async def _close(self, _begin: Begin) -> None:
-        if self._pool is not None and self._pool.pid == os.getpid():
-            await self._pool.aclose()
 
-
-_inherited: list[object] = []
-"""Pools that a forked process got from its parent: closing a connection there would end the parent's."""
-
-
-class _Pool:
-    """The connections of one process. Used in the loop of the thread only."""
+class _Pool(LoopConnection):
+    """The connections of one process."""
 
     def __init__(self, settings: PostgresSettings) -> None:
-        self.pid = os.getpid()
+        super().__init__()
         self._settings = settings
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
@@ -140,42 +124,26 @@ class _Pool:
             hide_parameters=True,
         )
         self._reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._ready = False
-        self._preparing = asyncio.Lock()
-        self._under_way: set[asyncio.Task[Any] | None] = set()
 
     async def run(self, txn: Callable[[Connection], T], begin: Begin, *, writes: bool) -> T:
-        task = asyncio.current_task()
-        self._under_way.add(task)
-        try:
-            await self._prepare()
+        async with self.in_use():
             work = partial(_on_our_tables, txn)
             return await self._run(self._engine if writes else self._reader, work, begin)
-        finally:
-            self._under_way.discard(task)
 
     async def upgrade(self, begin: Begin) -> SchemaUpgrade:
         work = partial(_alone, self._settings.schema, sql_version.upgrade)
         return await self._run(self._engine, work, begin)
 
-    async def aclose(self) -> None:
-        """Wait for what is under way and close the connections."""
-        under_way = [task for task in self._under_way if task is not None]
-        if under_way:
-            await asyncio.wait(under_way)
+    async def close(self) -> None:
         await self._engine.dispose()
 
-    async def _prepare(self) -> None:
+    async def prepare(self) -> None:
         """Make the tables where there are none, if that is wanted. Raises `SchemaVersionError`."""
-        if self._ready:
-            return
-        async with self._preparing:
-            if not self._ready and not await self._run(self._reader, sql_version.check_version, _nothing):
-                if not self._settings.create:
-                    raise sql_version.no_tables()
-                make = partial(_alone, self._settings.schema, sql_version.make_tables)
-                await self._run(self._engine, make, _nothing)
-            self._ready = True
+        if not await self._run(self._reader, sql_version.check_version, _nothing):
+            if not self._settings.create:
+                raise sql_version.no_tables()
+            make = partial(_alone, self._settings.schema, sql_version.make_tables)
+            await self._run(self._engine, make, _nothing)
 
     async def _run(self, engine: AsyncEngine, txn: Callable[[Connection], T], begin: Begin) -> T:
         while True:
