@@ -37,13 +37,18 @@ def key_of(
     given: Mapping[str, Any] | str,
     arguments: Mapping[str, Any],
 ) -> str:
-    """Return the key of a result: a hash, neither long nor telling.
+    """Return the key of a result: hashes, neither long nor telling.
 
     `given` is what the model sent, `arguments` what that was validated to. `limit_bytes` is what the result
     was cut to: under another limit it would be another one.
     """
     parts = [user_id, handler, tool.name, tool.version, limit_bytes, *_canonical(given, arguments)]
-    return PREFIX + sha256(json.dumps(parts).encode()).hexdigest()
+    return prefix_of(user_id) + sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def prefix_of(user_id: str | None) -> str:
+    """Return what the keys of a user's results begin with, or of those that belong to no user."""
+    return f"{PREFIX}{sha256(json.dumps(user_id).encode()).hexdigest()[:16]}/"
 
 
 def _canonical(given: Mapping[str, Any] | str, arguments: Mapping[str, Any]) -> tuple[str, str]:

@@ -8,6 +8,7 @@
     │   └── ToolInputError            a model's arguments; the message is for the model, never for a log
     ├── RunNotFoundError              also a LookupError
     │   └── RunDeletedError           a request id whose run was deleted
+    ├── RunNotOverError               a run that is not over is not deleted, unless by force
     ├── SessionBusyError              on_busy="reject" and the session's last run goes on
     ├── RunFailedError                the run ended as failed
     ├── RunCancelledError             the run ended as cancelled
@@ -75,6 +76,10 @@ class RunNotFoundError(ThoughtgearError, LookupError):
 
 class RunDeletedError(RunNotFoundError):
     """The run of this request id was deleted; a prompt that shall run anew needs a new request id."""
+
+
+class RunNotOverError(ThoughtgearError):
+    """This run is not over: cancel it first."""
 
 
 class SessionBusyError(ThoughtgearError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.ids import check_run_id
 from thoughtgear.place import Output, Place
@@ -58,6 +60,7 @@ def _more(place: Place, where: RunFilter, limit: int, after: str) -> str:
         handler=where.handler,
         session=where.session_id,
         user=where.user_id,
+        metadata=[f"{key}={json.dumps(value)}" for key, value in where.metadata.items()],
         limit=limit,
         after=after,
     )

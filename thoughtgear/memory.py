@@ -52,7 +52,7 @@ class Memory:
 
     def __init__(self, store: OrmAdapter, scope: str) -> None:
         self._store = store
-        self._scope = _scope_prefix(scope)
+        self._scope = scope_prefix(scope)
         self._loop: asyncio.AbstractEventLoop | None = None
         with suppress(RuntimeError):
             self._loop = asyncio.get_running_loop()
@@ -194,15 +194,29 @@ def scope_of(whose: Whose, scope: Scope) -> str | None:
     return f"{scope}:{value}"
 
 
-def _scope_prefix(scope: str) -> str:
-    """Percent-encoding leaves no `/` and no `#`: the first `/` ends the scope, `#` marks a hash."""
+def sessions_prefix(user_id: str) -> str:
+    """Return what the keys of all sessions of a user begin with, but for those whose names are so long that a
+    hash stands for them."""
+    return _quoted(f"user-session:{json.dumps([user_id])[:-1]}, ")
+
+
+def scope_prefix(scope: str) -> str:
+    """Return what the keys of a scope begin with. Percent-encoding leaves no `/` and no `#`: the first `/`
+    ends the scope, `#` marks a hash."""
     if not scope:
         raise InvalidInputError("The scope of a memory must not be empty.")
-    data = scope.encode("utf-8", "surrogatepass")
-    readable = quote(data, safe=":@")
+    readable = _quoted(scope)
     if len(readable) <= _SCOPE_BYTES:
         return f"{readable}/"
-    return f"#{sha256(data).hexdigest()}/"
+    return f"#{sha256(_encode(scope)).hexdigest()}/"
+
+
+def _quoted(scope: str) -> str:
+    return quote(_encode(scope), safe=":@")
+
+
+def _encode(scope: str) -> bytes:
+    return scope.encode("utf-8", "surrogatepass")
 
 
 def _checked(key: str) -> str:

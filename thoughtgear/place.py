@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -27,18 +28,20 @@ class Place:
     namespace: str | None = None
     task_queue: str | None = None
 
-    def again(self, command: str, **options: str | int | None) -> str:
-        """The line to type for `command` at this place; `options` are more of its options, by name."""
+    def again(self, command: str, **options: str | int | list[str] | None) -> str:
+        """The line to type for `command` at this place; `options` are more of its options, by name. One with
+        several values is repeated."""
         db = None if self.db and "@" in self.db else self.db  # a password stays out of the terminal
-        given = {f"--{name}": value for name, value in options.items()} | {
+        given: dict[str, Any] = {f"--{name}": value for name, value in options.items()} | {
             "-t": self.target,
             "--db": db,
             "--address": self.address,
             "--namespace": self.namespace,
             "--task-queue": self.task_queue,
         }
-        words = [str(word) for name, value in given.items() if value for word in (name, value)]
-        return f"thoughtgear {command} {shlex.join(words)}".strip()
+        several = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
+        pairs = [(name, str(value)) for name, values in several.items() for value in values if value]
+        return f"thoughtgear {command} {shlex.join(word for pair in pairs for word in pair)}".strip()
 
     @property
     def stored(self) -> Place:

@@ -71,7 +71,7 @@ class Sessions:
         return state
 
     async def _head(self, state: RunState) -> tuple[Document | None, list[str]]:
-        document = await self._store.get_document("memory", _head_key(state))
+        document = await self._store.get_document("memory", head_key(state))
         return document, json.loads(document.value)["recent"] if document else []
 
     async def _append(self, state: RunState, document: Document | None, recent: list[str]) -> RunState:
@@ -85,7 +85,7 @@ class Sessions:
             state = await self._change(state, parent=parent)
         value = json.dumps({"recent": [*recent, state.run_id][-RECENT_KEPT:]}).encode()
         tag = document.tag if document else None
-        await self._store.put_document("memory", _head_key(state), value, tag=tag)
+        await self._store.put_document("memory", head_key(state), value, tag=tag)
         return state
 
     async def _change(self, state: RunState, **fields: Any) -> RunState:
@@ -164,7 +164,8 @@ class Sessions:
         return await self._newest(recent[: recent.index(run_id)]) if run_id in recent else None
 
 
-def _head_key(state: RunState) -> str:
-    """One user's session is never another's, whatever the session is called."""
+def head_key(state: RunState) -> str:
+    """Return the key of the head of a run's session. One user's session is never another's, whatever it is
+    called."""
     name = json.dumps([state.user_id, state.session_id]).encode()
     return f"{HEADS}{hashlib.sha256(name).hexdigest()}"

@@ -7,10 +7,11 @@ import sys
 
 from thoughtgear.cli import servers  # isort: skip  (the help lists the commands in this order)
 from thoughtgear.cli import runs  # isort: skip
+from thoughtgear.cli import stored  # isort: skip
 from thoughtgear.cli import db
 from thoughtgear.cli.app import app
 
-__all__ = ["app", "db", "main", "runs", "servers"]
+__all__ = ["app", "db", "main", "runs", "servers", "stored"]
 
 
 def main() -> None:

@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
+import json
+import re
+from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+LONGEST = timedelta(days=100 * 365)
+
+
+def span_of(text: str) -> timedelta:
+    """Read a span of time such as `90m`, `12h`, `30d` or `4w`."""
+    found = re.fullmatch(r"(\d{1,6})([smhdw])", text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no span of time; write 90m, 12h, 30d or 4w")
+    span = timedelta(**{UNITS[found[2]]: int(found[1])})
+    if span > LONGEST:
+        raise typer.BadParameter(f"{text} is longer than {LONGEST.days // 365} years")
+    return span
+
+
+def metadata_pair(text: str) -> tuple[str, Any]:
+    """Read `key=value`: a value that is JSON is what it says, any other is a text."""
+    key, separator, value = text.partition("=")
+    if not (key and separator):
+        raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--metadata")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
 
 
 class Executor(StrEnum):
@@ -62,6 +92,8 @@ Queue = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="The workers' task queue. [env var: THOUGHTGEAR_TASK_QUEUE]"),
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Go without asking.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer with JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the answer alone.")]
 Debug = Annotated[

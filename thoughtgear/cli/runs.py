@@ -1,4 +1,4 @@
-"""The commands about runs: `run`, `runs`, `show`, `wait`, `cancel`, `settle`."""
+"""The commands about runs: `run`, `show`, `wait`, `cancel`, `settle`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,9 @@ from thoughtgear.cli.options import (
     Queue,
     Quiet,
     RunArgument,
-    RunStatus,
     Target,
 )
 from thoughtgear.place import NewPrompt, Place
-from thoughtgear.protocols import RunFilter
 
 
 @app.command()
@@ -79,27 +77,6 @@ def run(
     text = sys.stdin.read() if prompt == "-" else prompt or ""
     new = NewPrompt(text, file or (), session, user, request)
     call(commands.run(place, new, output, detach=detach), debug, place)
-
-
-@app.command()
-def runs(
-    status: Annotated[RunStatus | None, typer.Option(help="Only these.")] = None,
-    handler: Annotated[str | None, typer.Option(metavar="NAME", help="Only this handler's.")] = None,
-    session: Annotated[str | None, typer.Option(metavar="ID", help="Only this session's.")] = None,
-    user: Annotated[str | None, typer.Option(metavar="ID", help="Only this user's.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many.")] = 20,
-    after: Annotated[str | None, typer.Option(metavar="CURSOR", help="Go on from here.")] = None,
-    target: Target = None,
-    db: Db = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """List the runs of a store, newest first."""
-    from thoughtgear.listing import list_runs
-
-    where = RunFilter(status.value if status else None, handler, session, user)
-    place = Place(target=target, db=db)
-    call(list_runs(place, where, output_of(as_json), limit=limit, after=after), debug, place)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 report = await StoreCopy(open_store("sqlite:///runs.db"), open_store("postgresql://…")).run()
 """
 
-from thoughtgear.transfer.report import CopyReport, Watcher
+from thoughtgear.transfer.report import CopyReport
 from thoughtgear.transfer.store import StoreCopy
 
-__all__ = ["CopyReport", "StoreCopy", "Watcher"]
+__all__ = ["CopyReport", "StoreCopy"]

@@ -10,14 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 
+from thoughtgear.batches import key_pages
 from thoughtgear.errors import CopyConflictError
 from thoughtgear.live import LIVE
 from thoughtgear.protocols import Collection, Document, OrmAdapter
 from thoughtgear.sessions import HEADS
 from thoughtgear.transfer.report import Count
-
-PAGE = 1000
-"""Keys that are listed at once."""
 
 
 class DocumentCopier:
@@ -32,7 +30,7 @@ class DocumentCopier:
 
     async def keys(self) -> AsyncIterator[str]:
         """Yield the keys of the source, less the text of replies under way: it is gone with its reply."""
-        async for page in _pages(self._source, self.collection):
+        async for page in key_pages(self._source, self.collection):
             for key in page:
                 if not (self.collection == "cache" and key.startswith(LIVE)):
                     yield key
@@ -45,7 +43,7 @@ class DocumentCopier:
                 yield key
             return
         after = ""
-        async for page in _pages(self._source, self.collection):
+        async for page in key_pages(self._source, self.collection):
             there = await self._there(after, page[-1])
             for key in page:
                 if key not in there:
@@ -55,7 +53,7 @@ class DocumentCopier:
     async def _there(self, after: str, last: str) -> set[str]:
         """Return the keys of the target above `after`, up to `last`."""
         found: set[str] = set()
-        async for page in _pages(self._target, self.collection, after):
+        async for page in key_pages(self._target, self.collection, after=after):
             found.update(key for key in page if key <= last)
             if page[-1] >= last:
                 break
@@ -93,12 +91,6 @@ class DocumentCopier:
         written = theirs.key in self._written and self._written[theirs.key] == theirs.tag
         head = self.collection == "memory" and theirs.key.startswith(HEADS)
         return written or self._replace or (head and _is_older(theirs.value, ours.value))
-
-
-async def _pages(store: OrmAdapter, collection: Collection, after: str = "") -> AsyncIterator[list[str]]:
-    while page := await store.list_documents(collection, after=after, limit=PAGE):
-        yield page
-        after = page[-1]
 
 
 def _is_older(one: bytes, other: bytes) -> bool:

@@ -1,9 +1,8 @@
-"""What a copy did, and who watches it."""
+"""What a copy did."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 
 @dataclass
@@ -35,25 +34,3 @@ class CopyReport:
     def complete(self) -> bool:
         """Whether the target has all that the source has, as far as this call looked."""
         return not (self.changing or self.refused)
-
-
-class Watcher(Protocol):
-    """Who is told how far a copy is."""
-
-    def begin(self, stage: str, total: int | None) -> None:
-        """A stage begins: its name, and how many steps it takes where that is known."""
-        ...
-
-    def step(self, count: int = 1) -> None:
-        """Steps of this stage are done."""
-        ...
-
-
-class Unwatched:
-    """Nobody watches."""
-
-    def begin(self, stage: str, total: int | None) -> None:
-        """Nothing."""
-
-    def step(self, count: int = 1) -> None:
-        """Nothing."""

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
 
+from thoughtgear.batches import find_run
 from thoughtgear.errors import ConflictError, CopyConflictError, StoreError
 from thoughtgear.models import Claim, Message, RunError, RunState
 from thoughtgear.protocols import OrmAdapter
 from thoughtgear.transfer.report import Count
-from thoughtgear.transfer.work import find_run
 
 PAGE = 128
 """Messages in one commit of a copy; as many are in memory."""

@@ -10,20 +10,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from thoughtgear.batches import Unwatched, Watcher, all_runs, each, find_run, insist
 from thoughtgear.errors import CopyConflictError, RunNotFoundError
 from thoughtgear.models import RunState
 from thoughtgear.protocols import Collection, OrmAdapter
 from thoughtgear.transfer.documents import DocumentCopier
-from thoughtgear.transfer.report import CopyReport, Unwatched, Watcher
+from thoughtgear.transfer.report import CopyReport
 from thoughtgear.transfer.runs import RunCopier, same
-from thoughtgear.transfer.work import each, find_run, insist
 
 T = TypeVar("T")
 
 COLLECTIONS: tuple[Collection, ...] = ("files", "memory", "cache")
-
-LISTED = 100
-"""Runs that are listed at once."""
 
 ROUNDS = 3
 """How often a run or document that changes meanwhile is copied again."""
@@ -72,14 +69,14 @@ class StoreCopy:
         return self.report
 
     async def _copy(self) -> None:
-        await self._stage("copy", "runs", self._all_runs(), self._bring_run)
+        await self._stage("copy", "runs", all_runs(self._source), self._bring_run)
         for copier in self._documents:
             await self._stage(
                 "copy", copier.collection, copier.lacking(), partial(self._bring_document, copier)
             )
 
     async def _compare(self) -> None:
-        await self._stage("compare", "runs", self._all_runs(), self._compare_run)
+        await self._stage("compare", "runs", all_runs(self._source), self._compare_run)
         for copier in self._documents:
             await self._stage(
                 "compare", copier.collection, copier.keys(), partial(self._compare_document, copier)
@@ -99,16 +96,6 @@ class StoreCopy:
 
         await each(items, step)
         self._found[what] = done
-
-    async def _all_runs(self) -> AsyncIterator[RunState]:
-        after = None
-        while True:
-            page = await self._source.list_runs(after=after, limit=LISTED)
-            for state in page.runs:
-                yield state
-            if page.after is None:
-                return
-            after = page.after
 
     async def _bring_run(self, state: RunState) -> bool:
         try:

@@ -1,0 +1,136 @@
+"""Which runs are old enough to go, on every store; and what stays all the same."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hooked_store import HookedStore
+
+from thoughtgear.cache import Entry
+from thoughtgear.models import OVER, RunState, now
+from thoughtgear.protocols import OrmAdapter, RunFilter
+from thoughtgear.registry import open_store
+from thoughtgear.retention import UNFINISHED, Rule, prune, select
+from thoughtgear.testing import append, new_run
+
+BEFORE = now() - timedelta(days=30)
+
+
+async def put(
+    store: OrmAdapter, run_id: str, *, status: Any = "done", days: int = 40, **fields: Any
+) -> RunState:
+    """Store a run that was created `days` ago and changed a day later."""
+    created = now() - timedelta(days=days)
+    changed = fields.pop("updated_at", created + timedelta(days=1))
+    return await append(
+        store, new_run(run_id, status=status, created_at=created, updated_at=changed, **fields), "a", "b"
+    )
+
+
+async def selected(store: OrmAdapter, rule: Rule) -> set[str]:
+    return set((await select(store, rule)).run_ids)
+
+
+async def names(store: OrmAdapter) -> set[str]:
+    return {run.run_id for run in (await store.list_runs(limit=1000)).runs}
+
+
+async def test_old_runs_go(store: OrmAdapter):
+    """Runs that are over and have not changed for so long are deleted, by when they changed and not by when
+    they began; younger ones and those that are not over stay, and the selection says what there is."""
+    await put(store, "old", days=100)
+    await put(store, "failed", status="failed")
+    await put(store, "late", updated_at=now() - timedelta(days=1))
+    await put(store, "young", days=2)
+    for status in sorted(UNFINISHED):
+        await put(store, status, status=status)
+    rule = Rule(BEFORE)
+    selection = await select(store, rule)
+    deleted = await prune(store, rule, selection.run_ids)
+    assert (set(selection.run_ids), selection.messages, selection.kept) == ({"old", "failed"}, 4, 0)
+    assert selection.oldest is not None
+    assert (now() - selection.oldest).days == 99
+    assert (deleted.runs, deleted.messages) == (2, 4)
+    assert await names(store) == {"late", "young", *UNFINISHED}
+    assert await select(store, rule) == await select(store, Rule(BEFORE, statuses=frozenset(["failed"])))
+
+
+@pytest.fixture
+async def memory() -> HookedStore:
+    return HookedStore(open_store("memory://"))
+
+
+async def test_a_rule_is_narrowed(memory: HookedStore):
+    """Filter and statuses narrow a rule down; unfinished runs go when it names them."""
+    await put(memory, "a", handler="h", user_id="ann", metadata={"team": "blue"})
+    await put(memory, "b", status="cancelled", session_id="s")
+    await put(memory, "c", status="pending")
+    assert await selected(memory, Rule(BEFORE, RunFilter(handler="h"))) == {"a"}
+    assert await selected(memory, Rule(BEFORE, RunFilter(user_id="ben"))) == set()
+    assert await selected(memory, Rule(BEFORE, RunFilter(metadata={"team": "blue"}))) == {"a"}
+    assert await selected(memory, Rule(BEFORE, RunFilter(session_id="s"))) == {"b"}
+    assert await selected(memory, Rule(BEFORE, statuses=frozenset(["cancelled"]))) == {"b"}
+    assert await selected(memory, Rule(BEFORE, statuses=frozenset(["pending"]))) == {"c"}
+    assert await selected(memory, Rule(BEFORE, statuses=OVER | UNFINISHED)) == {"a", "b", "c"}
+
+
+async def test_a_session_that_goes_on_keeps_its_runs(memory: HookedStore):
+    """As long as a run of a session is not over its earlier ones stay, of that user and session alone, unless
+    that run goes, too."""
+    await put(memory, "begin", session_id="s", user_id="ann")
+    await put(memory, "others", session_id="s", user_id="ben")
+    await put(memory, "still", session_id="s", user_id="ann", status="running", days=35)
+    await put(memory, "alone")
+    selection = await select(memory, Rule(BEFORE))
+    assert (set(selection.run_ids), selection.kept) == ({"others", "alone"}, 1)
+    everything = Rule(BEFORE, statuses=OVER | UNFINISHED)
+    assert await selected(memory, everything) == {"begin", "others", "still", "alone"}
+
+
+async def test_what_changed_since_the_look_stays(memory: HookedStore):
+    """A run that went on, or whose session went on, between the selection and its deletion is spared; one
+    that is gone by then is no fault."""
+    rule = Rule(BEFORE, statuses=OVER | UNFINISHED)
+    moved = await put(memory, "moved", status="pending")
+    for name in ("talk", "gone", "old"):
+        await put(memory, name, session_id=name)
+    selection = await select(memory, rule)
+    await append(memory, moved.model_copy(update={"updated_at": now()}))
+    await put(memory, "again", session_id="talk", status="running", days=0)
+    await memory.delete_run("gone")
+    deleted = await prune(memory, rule, selection.run_ids)
+    assert len(selection.run_ids) == 4
+    assert deleted.runs == 1
+    assert await names(memory) == {"moved", "talk", "again"}
+
+
+async def test_expired_cached_results_go(memory: HookedStore):
+    """A prune sweeps cached results that have expired, and leaves the others."""
+    for name, days in (("expired", -1), ("fresh", 1)):
+        entry = Entry(content="x", saved_at=now(), expires_at=now() + timedelta(days=days))
+        await memory.put_document("cache", f"tool/{name}", entry.model_dump_json().encode(), tag=None)
+    assert (await prune(memory, Rule(BEFORE), [])).cached == 1
+    assert await memory.list_documents("cache") == ["tool/fresh"]
+
+
+async def test_an_interrupted_prune_is_taken_up(memory: HookedStore):
+    """After a fault in its midst the next prune deletes what is left."""
+    for number in range(20):
+        await put(memory, f"r{number}")
+    calls: list[str] = []
+
+    async def failing(real: Any, run_id: str) -> None:
+        calls.append(run_id)
+        if len(calls) > 10:
+            raise OSError("gone")
+        await real(run_id)
+
+    memory.hooks["delete_run"] = failing
+    rule = Rule(BEFORE)
+    with pytest.raises(OSError):
+        await prune(memory, rule, (await select(memory, rule)).run_ids)
+    assert len(await names(memory)) == 10
+    memory.hooks.clear()
+    assert (await prune(memory, rule, (await select(memory, rule)).run_ids)).runs == 10
