@@ -173,7 +173,6 @@ async def test_a_standalone_server_will_do(tmp_path: Path, tmp_path_factory: pyt
     server.kill()
 
 
-@pytest.mark.long
 async def test_long_values_are_kept_in_chunks(store: OrmAdapter, database: Any) -> None:
     """A document beyond 16 MB comes back whole, and replacing or deleting it leaves no chunk."""
     for value in (b"x" * 17_000_000, bytes(range(256)) * 80_000, b"short"):
@@ -192,7 +191,6 @@ async def test_long_values_are_kept_in_chunks(store: OrmAdapter, database: Any) 
     assert await database.chunks.count_documents({}) == 0
 
 
-@pytest.mark.long
 async def test_long_states_and_messages_are_kept_in_chunks(store: OrmAdapter, database: Any) -> None:
     """A commit beyond 16 MB is whole: its state, one long message, and many of middle size."""
     texts = ["l" * 17_000_000, *[f"{number}" * 30_000 for number in range(10, 60)], "short"]
