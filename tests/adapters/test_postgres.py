@@ -325,7 +325,6 @@ async def test_a_database_that_turns_read_only_is_retryable(url: str, admin: Any
         with pytest.raises(StoreUnavailableError, match="is a standby or read-only"):
             await strict.load_run("r")
     finally:
-        await admin.execute("SET transaction_read_only = off")
         await admin.execute("ALTER ROLE postgres RESET default_transaction_read_only")
     assert (await append(strict, state, "b")).version == 2
     await lenient.aclose()
