@@ -142,6 +142,11 @@ async def opened() -> AsyncIterator[Callable[[str], Any]]:
         await store.aclose()
 
 
+def limited(url: str, option: str) -> str:
+    """The URL with one more option."""
+    return f"{url}{'&' if '?' in url else '?'}{option}"
+
+
 def test_every_version_before_this_one_is_recorded() -> None:
     """The migrations are 1, 2, … up to this version, and there is a recorded database of each earlier one."""
     numbers = sorted(int(path.name[1:5]) for path in (MIGRATIONS / "versions").glob("v*.py"))
@@ -204,7 +209,7 @@ async def test_an_upgrade_waits_a_while_for_a_writer(
     """While a transaction goes on for too long the upgrade raises StoreUnavailableError, changing nothing."""
     monkeypatch.setattr(postgres, "_PATIENCE", "SET LOCAL lock_timeout = '200ms'")
     url = await databases.make(1, "old")
-    store = opened(f"{url}{'&' if '?' in url else '?'}lock_timeout=0.2")
+    store = opened(limited(url, "lock_timeout=0.2"))
     before = await databases.shape("old")
     async with databases.held("old"):
         with pytest.raises(StoreUnavailableError, match="lock"):
@@ -217,8 +222,10 @@ async def test_an_upgrade_waits_a_while_for_a_writer(
 async def test_runs_of_before_are_found_by_metadata(
     databases: Databases, opened: Callable[[str], Any]
 ) -> None:
-    """The upgrade indexes the metadata of old runs as a commit does: the same rows, in several batches."""
-    store = opened(await databases.make(1, "old"))
+    """The upgrade indexes the metadata of old runs as a commit does: the same rows, in several batches, and
+    however little time a command may take."""
+    url = await databases.make(1, "old")
+    store = opened(url)
     columns = "version, message_count, status, handler, session_id, user_id, created_at, deleted_until, body"
     for number in range(40):  # more runs than a batch has
         await databases.run(
@@ -226,7 +233,7 @@ async def test_runs_of_before_are_found_by_metadata(
             f"INSERT INTO run_states SELECT '{number}-' || run_id, {columns} FROM run_states"
             " WHERE run_id IN ('n1', 'n2', 'deep', 'done', 'gone') OR run_id LIKE 'n_'",
         )
-    await store.upgrade()
+    await opened(limited(url, "command_timeout=0.01")).upgrade()
     new = opened(databases.url("new"))
     await fill(new)
     rows = "SELECT m.run_id, pair, m.created_at, metadata_digest FROM run_metadata m, run_states r"

@@ -25,6 +25,10 @@ _OWN = ("schema", "create", "pool_size", "lock_timeout", "target_session_attrs",
 _GRACE = 5.0
 """Seconds that the server has, beyond the time that a command may take, to say that it gave up."""
 
+_IDLE = "idle_in_transaction_session_timeout"
+_UPGRADE_IDLE = "60s"
+"""How long an upgrade may compute between two statements."""
+
 
 @dataclass(frozen=True)
 class PostgresSettings:
@@ -61,7 +65,8 @@ class PostgresSettings:
 
     def without_limits(self) -> PostgresSettings:
         """Return the settings for statements that may take hours."""
-        session = {**self.login["server_settings"], "statement_timeout": "0", "lock_timeout": "0"}
+        limits = {"statement_timeout": "0", "lock_timeout": "0", _IDLE: _UPGRADE_IDLE}
+        session = {**self.login["server_settings"], **limits}
         login = {**self.login, "command_timeout": None, "server_settings": session}
         return replace(self, login=login)
 
@@ -124,7 +129,7 @@ def _session(options: Mapping[str, Any], schema: str, limits: Mapping[str, float
         "statement_timeout": limit,
         "lock_timeout": _milliseconds(seconds(options, "lock_timeout", limits["command_timeout"])),
         # A process that is frozen within a transaction must not keep its rows locked.
-        "idle_in_transaction_session_timeout": limit,
+        _IDLE: limit,
     }
     defaults = {name: value for name, value in settings.items() if name not in others}
     return {
