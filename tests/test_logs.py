@@ -6,8 +6,8 @@ from datetime import datetime
 
 import pytest
 
-from thoughtgear.errors import ConfigurationError
-from thoughtgear.logs import configure, run_logger
+from thoughtgear.errors import ConfigurationError, StoreError, ToolInputError
+from thoughtgear.logs import configure, loggable, run_logger
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +105,40 @@ def test_unknown_level():
     """A level that does not exist is a clear error."""
     with pytest.raises(ConfigurationError, match="'LOUD' is no log level"):
         configure(level="LOUD")
+
+
+def failing():
+    """An error of ours from a foreign one, and a foreign one beside a tool's, as a worker meets them."""
+    try:
+        try:
+            raise ToolInputError("the argument is " + "secret")
+        except ToolInputError:
+            raise KeyError("sec" + "ret") from None
+    except KeyError as exc:
+        raise StoreError("The store is gone.") from exc
+
+
+@pytest.mark.parametrize(("level", "shown"), [("INFO", False), ("DEBUG", True)])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_foreign_messages_are_for_debug(capsys, level, shown, as_json):
+    """A logged exception has classes and source lines of all its causes, and our own messages; those of
+    foreign code are there at DEBUG alone."""
+    configure(as_json=as_json, level=level)
+    try:
+        failing()
+    except StoreError as exc:
+        run_logger("r1").error("It fails", exc_info=loggable(exc))
+    logged = capsys.readouterr().err
+    assert ("secret" in logged) is shown
+    assert ("(its message shows at DEBUG)" in logged) is not shown
+    for word in ("StoreError: The store is gone.", "KeyError", "in failing", "direct cause"):
+        assert word in logged
+
+
+def test_a_circle_of_causes_is_logged():
+    """Exceptions that cause each other don't hang the log."""
+    one, two = KeyError("secret"), ValueError("secret")
+    one.__cause__, two.__cause__ = two, one
+    shown = loggable(one)
+    assert (type(shown).__name__, type(shown.__cause__).__name__) == ("KeyError", "ValueError")
+    assert "secret" not in f"{shown} {shown.__cause__} {shown!r}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from thoughtgear.foreign import contained
-from thoughtgear.logs import run_logger
+from thoughtgear.logs import loggable, run_logger
 from thoughtgear.models import IterationResult, RunError, RunState, ToolCall, ToolResult
 
 _Answer = Awaitable[object] | object
@@ -44,10 +44,10 @@ class Callbacks:
             return
         try:
             await contained(event, callback, *args)
-        except Exception:
-            _log(event, args)
+        except Exception as exc:
+            _log(event, args, exc)
 
 
-def _log(event: str, args: tuple[Any, ...]) -> None:
+def _log(event: str, args: tuple[Any, ...], exc: BaseException) -> None:
     run_id = args[0].run_id if isinstance(args[0], RunState) else str(args[0])
-    run_logger(run_id).exception("The callback %s raised; the run goes on.", event)
+    run_logger(run_id).error("The callback %s raised; the run goes on.", event, exc_info=loggable(exc))

@@ -10,22 +10,29 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
+from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.failure.v1 import Failure
 from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.api.workflowservice.v1 import (
+    DescribeTaskQueueRequest,
+    GetWorkflowExecutionHistoryReverseRequest,
+)
 from temporalio.client import (
     Client,
     WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
+    WorkflowQueryFailedError,
 )
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import CancelledError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from thoughtgear.errors import RunNotFoundError, WaitTimeoutError
+from thoughtgear.codec import converter_from_environment, require_codec
+from thoughtgear.errors import CodecError, RunNotFoundError, WaitTimeoutError
 from thoughtgear.models import TASK_QUEUE, WORKFLOW, RunInput, RunResult, sparse
 
 ClientSource = Client | Callable[[], Awaitable[Client]] | None
@@ -34,6 +41,9 @@ ClientSource = Client | Callable[[], Awaitable[Client]] | None
 Handle = WorkflowHandle[Any, RunResult]
 
 QUERY = timedelta(seconds=5)
+
+TASK_EVENTS = 5
+"""How many of the last events are looked through for why a workflow's task failed."""
 
 _ENDED = {
     WorkflowExecutionStatus.FAILED: "failed",
@@ -47,9 +57,9 @@ _ENDED = {
 class RunProgress:
     """Where a run stands, as far as Temporal knows.
 
-    `status` is the run's, or `terminated`, or `unknown` as long as no worker answers. `iterations`
-    counts the completed ones; `totals` holds
-    iterations, tool calls, tokens in, tokens out and seconds waited.
+    `status` is the run's, or `terminated`, or `unknown` as long as no worker answers; `reason` says why it
+    waits or why no worker can answer. `iterations` counts the completed ones; `totals` holds iterations,
+    tool calls, tokens in, tokens out and seconds waited.
     """
 
     workflow_id: str
@@ -63,13 +73,14 @@ class RunProgress:
 
 async def connect(source: ClientSource = None) -> Client:
     """Return a client. None reads Temporal's profiles and environment variables (address, namespace, TLS, API
-    key) and defaults to localhost:7233; such a client connects with its first call."""
+    key) and those of `thoughtgear.codec`, and defaults to localhost:7233; such a client connects with its
+    first call. Raises `ConfigurationError` where encryption is required and the client has no codec."""
     if isinstance(source, Client):
-        return source
+        return require_codec(source)
     if source is not None:
-        return await source()
+        return require_codec(await source())
     settings: dict[str, Any] = {"target_host": "localhost:7233", **ClientConfig.load_client_connect_config()}
-    return await Client.connect(**settings, lazy=True)
+    return await Client.connect(**settings, data_converter=converter_from_environment(), lazy=True)
 
 
 def workflow_id_for(run_id: str) -> str:
@@ -86,6 +97,45 @@ async def pollers(client: Client, task_queue: str = TASK_QUEUE) -> int:
     )
     answer = await client.workflow_service.describe_task_queue(request)
     return len({poller.identity for poller in answer.pollers})
+
+
+async def trouble(client: Client, workflow_id: str) -> str:
+    """Return why a workflow that has workers does not go on: what its task or an activity fails with again
+    and again; nothing where nothing fails, or the server does not tell."""
+    try:
+        described = (await client.get_workflow_handle(workflow_id).describe()).raw_description
+        failing = [each for each in described.pending_activities if each.attempt > 1]
+        if described.pending_workflow_task.attempt > 1:
+            failure = await _last_task_failure(client, described.workflow_execution_info.execution)
+            why = failure and await _innermost(client, failure)
+            return f"Its workers fail the workflow's task: {why}" if why else ""
+    except RPCError:
+        return ""
+    if not failing:
+        return ""
+    why = await _innermost(client, failing[0].last_failure)
+    return f"{failing[0].activity_type.name} failed {failing[0].attempt - 1} times and is tried again: {why}"
+
+
+async def _last_task_failure(client: Client, execution: WorkflowExecution) -> Failure | None:
+    request = GetWorkflowExecutionHistoryReverseRequest(
+        namespace=client.namespace, execution=execution, maximum_page_size=TASK_EVENTS
+    )
+    answer = await client.workflow_service.get_workflow_execution_history_reverse(request)
+    failed = [
+        event for event in answer.history.events if event.HasField("workflow_task_failed_event_attributes")
+    ]
+    return failed[0].workflow_task_failed_event_attributes.failure if failed else None
+
+
+async def _innermost(client: Client, failure: Failure) -> str:
+    """Type and message of a failure's first cause, as far as this client can read them."""
+    while failure.HasField("cause"):
+        failure = failure.cause
+    try:
+        return str(await client.data_converter.decode_failure(failure))
+    except CodecError as exc:
+        return f"{failure.application_failure_info.type}, whose message can't be read here: {exc}"
 
 
 class RunClient:
@@ -133,7 +183,11 @@ class RunClient:
             result = await handle.result()
             return RunProgress(handle.id, temporal_run_id, result.status, result.run_id, result.iterations)
         answers = await pollers(self._client, described.task_queue)
-        facts = (await _progress(handle) if answers else None) or {"status": "unknown"}
+        retried = described.raw_description.pending_workflow_task.attempt > 1
+        reason = await trouble(self._client, handle.id) if answers and retried else ""
+        facts = await _progress(handle) if answers and not reason else None
+        if facts is None:
+            return RunProgress(handle.id, temporal_run_id, "unknown", reason=reason)
         return RunProgress(
             handle.id,
             temporal_run_id,
@@ -197,6 +251,6 @@ async def _progress(handle: Handle) -> dict[str, Any] | None:
     """Ask the workflow; None when no worker answers."""
     try:
         facts: dict[str, Any] = await handle.query("progress", rpc_timeout=QUERY)
-    except RPCError:
+    except (RPCError, WorkflowQueryFailedError):
         return None
     return facts

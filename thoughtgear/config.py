@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
+from thoughtgear.environment import one_of, switch
 from thoughtgear.errors import ConfigurationError, ThoughtgearError
 from thoughtgear.models import TASK_QUEUE
 
@@ -29,16 +30,6 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "localhost:7233"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 CONNECT_SECONDS = 10.0
-_TRUTH = {
-    "1": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
-}
 
 
 @dataclass(frozen=True)
@@ -74,28 +65,25 @@ class Settings:
 
 def _parse(name: str, variable: str, value: Any) -> Any:
     if name == "log_json" and not isinstance(value, bool):
-        return _one_of(_TRUTH, variable, str(value).lower(), "1 or 0")
+        return switch(variable, str(value))
     if name == "log_level":
-        return _one_of({each: each for each in LEVELS}, variable, str(value).upper(), ", ".join(LEVELS))
+        return one_of({each: each for each in LEVELS}, variable, str(value).upper(), ", ".join(LEVELS))
     return value
-
-
-def _one_of(choices: Mapping[str, Any], variable: str, value: str, shown: str) -> Any:
-    if value not in choices:
-        raise ConfigurationError(f"{variable} is {value!r}; set it to one of: {shown}.")
-    return choices[value]
 
 
 async def connect(
     *, address: str | None = None, namespace: str | None = None, profile: str | None = None, **options: Any
 ) -> Client:
-    """Connect to Temporal, as the environment says; what is given here wins.
+    """Connect to Temporal, as the environment says, encryption included; what is given here wins.
 
     `options` go to `Client.connect` (data converter, plugins, …). Raises `ConfigurationError` that says
     which address did not answer and what to start, within 10 s. It never holds the API key.
     """
     from temporalio.client import Client  # takes a second, and much is done without a server
 
+    from thoughtgear.codec import converter_from_environment
+
+    options = {"data_converter": converter_from_environment(), **options}
     target: dict[str, Any] = {"target_host": DEFAULT_ADDRESS, **_profile(profile)}
     target |= {"target_host": address} if address else {}
     target |= {"namespace": namespace} if namespace else {}

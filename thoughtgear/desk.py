@@ -76,10 +76,10 @@ class Desk:
         if state.unsettled:
             return waiting_text(state, self.again)
         if self.client is not None and state.driver.executor == "temporal":
-            from thoughtgear.client import pollers
+            from thoughtgear.client import pollers, trouble, workflow_id_for
 
             if await pollers(self.client, self.task_queue):
-                return None
+                return await trouble(self.client, state.driver.workflow_id or workflow_id_for(state.run_id))
             return (
                 f"No worker polls the task queue {self.task_queue!r}; start one: {self._worker(self.client)}"
             )

@@ -24,6 +24,10 @@
     │   ├── NewerFormatError          retryable: a newer worker can read it
     │   ├── SchemaVersionError        retryable: the database is of another version of the library
     │   └── StateRegressionError      the store went back behind what was acknowledged
+    ├── CodecError                    a payload from Temporal can't be read
+    │   ├── UnknownKeyError           retryable: encrypted with a key that this process does not have
+    │   ├── DecryptionError           another key under that id, or a payload that was changed
+    │   └── PlaintextRefusedError     encryption is required, and the payload is not encrypted
     └── ModelError                    `retryable` and `retry_after` say what to do
         ├── ModelUnavailableError     retryable: network, time-out, 408, 409, 429, 5xx
         └── ModelRejectedError        400, 401, 403, 404: the same request fails again
@@ -166,6 +170,24 @@ class SchemaVersionError(StoreError):
 
 class StateRegressionError(StoreError):
     """The store answers with a state older than one that it acknowledged."""
+
+
+class CodecError(ThoughtgearError):
+    """A payload from Temporal can't be read."""
+
+
+class UnknownKeyError(CodecError):
+    """The payload is encrypted with a key that this process does not have."""
+
+    retryable = True
+
+
+class DecryptionError(CodecError):
+    """The payload can't be decrypted: it is damaged, or was encrypted by something else."""
+
+
+class PlaintextRefusedError(CodecError):
+    """Encryption is required, and this payload is not encrypted: its sender has no codec."""
 
 
 class ModelError(ThoughtgearError):

@@ -9,7 +9,7 @@ from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
-from thoughtgear.errors import ConfigurationError
+from thoughtgear.errors import ConfigurationError, ThoughtgearError, ToolInputError
 
 LOGGER = "thoughtgear"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -25,6 +25,35 @@ class RunLogger(logging.LoggerAdapter[logging.Logger]):
 def run_logger(run_id: str, iteration: int | None = None) -> RunLogger:
     """Return the logger of a run; `iteration` counts from 1."""
     return RunLogger(logging.getLogger(LOGGER), {"run_id": run_id, "iteration": iteration})
+
+
+class Unsaid(Exception):  # noqa: N818 - it is never raised
+    """Stands for an exception in a log: its class name and its stack. Of the message there is only what is
+    the library's own. `said` is the exception itself."""
+
+    def __init__(self, said: BaseException) -> None:
+        ours = isinstance(said, ThoughtgearError) and not isinstance(said, ToolInputError)
+        super().__init__(str(said) if ours else "(its message shows at DEBUG)")
+        self.said = said
+
+
+def loggable(exc: BaseException) -> BaseException:
+    """Return what a log may show of an exception: at DEBUG all of it, else no message of foreign code, nor
+    of its causes: they quote prompts, replies, arguments and keys."""
+    if logging.getLogger(LOGGER).isEnabledFor(logging.DEBUG):
+        return exc
+    return _unsaid(exc, set())
+
+
+def _unsaid(exc: BaseException, seen: set[int]) -> BaseException:
+    seen.add(id(exc))
+    shown: Unsaid = type(type(exc).__name__, (Unsaid,), {"__module__": type(exc).__module__})(exc)
+    context = None if exc.__suppress_context__ else exc.__context__
+    if exc.__cause__ is not None and id(exc.__cause__) not in seen:
+        shown.__cause__ = _unsaid(exc.__cause__, seen)
+    elif context is not None and id(context) not in seen:
+        shown.__context__ = _unsaid(context, seen)
+    return shown.with_traceback(exc.__traceback__)
 
 
 def configure(as_json: bool = False, level: int | str = "INFO") -> None:

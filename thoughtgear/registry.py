@@ -33,7 +33,15 @@ EXECUTORS = {
     "temporal": "thoughtgear.executors.temporal:TemporalExecutor",
 }
 
-EXTRAS = {"watchfiles": "server", "asyncpg": "postgres", "pymongo": "mongodb", "boto3": "s3"}
+EXTRAS = {
+    "watchfiles": "server",
+    "asyncpg": "postgres",
+    "pymongo": "mongodb",
+    "boto3": "s3",
+    "cryptography": "codec",
+    "starlette": "codec-server",
+    "uvicorn": "codec-server",
+}
 """Module → the extra that brings it."""
 
 DEFAULT_DB = "sqlite:///thoughtgear.db"

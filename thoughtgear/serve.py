@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import sys
 from contextlib import suppress
 from datetime import timedelta
 
@@ -16,6 +14,7 @@ from thoughtgear.desk import load_handlers
 from thoughtgear.errors import ConfigurationError, StoreUnavailableError
 from thoughtgear.handler import PromptHandler
 from thoughtgear.place import Place
+from thoughtgear.signals import stop_signals
 from thoughtgear.worker import build_worker
 
 log = logging.getLogger("thoughtgear")
@@ -37,7 +36,7 @@ async def serve(place: Place, *, grace: float, log_json: bool | None, debug: boo
         worker = build_worker(
             client, handlers, settings.task_queue, graceful_shutdown_timeout=timedelta(seconds=grace)
         )
-        stop = _signals()
+        stop = stop_signals()
         where = f"{client.service_client.config.target_host}, namespace {client.namespace}"
         log.info("working for %s, queue %s", where, settings.task_queue)
         for handler in handlers:
@@ -75,15 +74,3 @@ async def _work_until(stop: asyncio.Queue[int], worker: Worker) -> None:
     except RuntimeError as exc:  # the SDK's word for a worker that can't work, such as an unknown namespace
         raise ConfigurationError(f"The worker can't work: {exc}.") from exc
     log.info("stopped")
-
-
-def _signals() -> asyncio.Queue[int]:
-    """Return a queue that gets each SIGINT and SIGTERM."""
-    queue: asyncio.Queue[int] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if sys.platform == "win32":
-            signal.signal(number, lambda got, _: loop.call_soon_threadsafe(queue.put_nowait, got))
-        else:
-            loop.add_signal_handler(number, queue.put_nowait, number)
-    return queue

@@ -14,6 +14,7 @@ from temporalio.worker import ReplayerConfig, UnsandboxedWorkflowRunner, Worker,
 from thoughtgear import __version__, registry
 from thoughtgear.activities.iteration import RunActivities
 from thoughtgear.activities.roster import Roster
+from thoughtgear.codec import require_codec
 from thoughtgear.handler import PromptHandler
 from thoughtgear.models import TASK_QUEUE
 from thoughtgear.workflows.run import RunWorkflow
@@ -32,7 +33,8 @@ def build_worker(
 
     `options` go to `temporalio.worker.Worker`. The workflow runs without the SDK's sandbox, which costs
     1.7 ms per iteration and finds nothing in a workflow that is tested by replay; pass `workflow_runner` to
-    have it. Raises `ConfigurationError`: no handler, two of one name, or a store in one process's memory.
+    have it. Raises `ConfigurationError`: no handler, two of one name, a store in one process's memory, or a
+    client without a codec where `THOUGHTGEAR_CODEC_REQUIRED` is set.
     """
     plugin = ThoughtgearPlugin(handlers)
     settings: dict[str, Any] = {"workflow_runner": UnsandboxedWorkflowRunner(), **options}
@@ -55,8 +57,8 @@ class ThoughtgearPlugin(SimplePlugin):
         self._handlers = list(handlers)
 
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
-        """Add what is not there yet, and lower the throttle of heartbeats."""
-        client, task_queue = config["client"], config["task_queue"]
+        """Add what is not there yet, and lower the throttle of heartbeats. Raises `ConfigurationError`."""
+        client, task_queue = require_codec(config["client"]), config["task_queue"]
         roster = _roster(config)
         roster.add(self._handlers, lambda handler: _driven(handler, client, task_queue))
         workflows = list(config.get("workflows", ()))

@@ -113,6 +113,10 @@ class Command:
         """The line of stdout that begins so."""
         return next(line for line in self._out.decode().splitlines() if line.startswith(begin))
 
+    def word_after(self, text: str) -> str:
+        """The word that follows this text on stderr."""
+        return self._err.decode().split(text)[1].split()[0].rstrip(",")
+
     def interrupt(self) -> None:
         self._process.send_signal(signal.SIGINT)
 
@@ -198,19 +202,18 @@ async def server() -> AsyncIterator[DevServer]:
 
 
 @pytest.fixture
-async def start_worker(
-    terminal: Terminal, server: DevServer
-) -> AsyncIterator[Callable[[str], WorkerProcess]]:
+async def start_worker(terminal: Terminal, server: DevServer) -> AsyncIterator[Callable[..., WorkerProcess]]:
     """Starts a worker for a target of the folder."""
     workers: list[WorkerProcess] = []
 
-    def start(target: str) -> WorkerProcess:
+    def start(target: str, **environment: str) -> WorkerProcess:
         worker = WorkerProcess(
             target,
             address=server.address,
             log=terminal.folder / "worker.log",
             folder=terminal.folder,
             task_queue="thoughtgear",
+            environment=environment,
         )
         worker.start()
         workers.append(worker)

@@ -35,7 +35,8 @@ class World:
     ) -> PromptHandler:
         """A handler with the scripted model and this queue's executor (`executor=None`: the default)."""
         model = ScriptedProvider(replies=replies, delay=delay, ledger=self.ledger)
-        options.setdefault("executor", TemporalExecutor(self.client, self.queue))
+        if "executor" not in options:
+            options["executor"] = TemporalExecutor(self.client, self.queue)
         made = PromptHandler(tools=tools, model=model, **{"db": self.db, **options})
         self._handlers.append(made)
         return made

@@ -12,6 +12,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from thoughtgear.errors import ThoughtgearError, ToolInputError
+from thoughtgear.logs import loggable
 from thoughtgear.loop import retry_delay
 
 MESSAGE = 500
@@ -38,13 +39,13 @@ def recorded() -> Iterator[None]:
 
 
 def to_failure(exc: Exception, attempt: int = 1) -> ApplicationError:
-    """Return the failure that Temporal may record; a foreign exception goes to the log in full.
+    """Return the failure that Temporal may record; a foreign exception goes to the log, see `loggable`.
 
     What is retryable says when, because Temporal's own policy is the same for every run that fails at once.
     """
     name = type(exc).__name__
     if not isinstance(exc, ThoughtgearError) or isinstance(exc, ToolInputError):
-        log.error("The activity raised %s", name, exc_info=exc)
+        log.error("The activity raised %s", name, exc_info=loggable(exc))
         message = f"The worker raised {name}; its log has the details."
         return ApplicationError(message, type=name, non_retryable=True)
     return ApplicationError(

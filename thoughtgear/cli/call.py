@@ -88,5 +88,7 @@ class _Brief(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, logs.Unsaid):  # a terminal shows the whole transcript, too
+            error = error.said
         first = f": {type(error).__name__}: {error}".splitlines()[0] if error else ""
         return f"{record.getMessage()}{first}"

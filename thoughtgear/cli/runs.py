@@ -153,7 +153,7 @@ def settle(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say how a call ended that waits for a person, and let its run go on."""
+    """Say how a call ended that waits for a person."""
     if (done is not None) + (void is not None) + unknown != 1:
         raise typer.BadParameter("give one of --done RESULT, --void REASON and --unknown")
     from thoughtgear import commands

@@ -1,4 +1,4 @@
-"""The commands that start servers: `demo`, `dev`, `worker`."""
+"""The commands that start servers: `demo`, `dev`, `worker`, `codec-server`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def demo(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """See a worker die in the middle of a run, and another finish it.
+    """See a worker die in a run, and another one finish it.
 
     An agent reads a folder and writes a report. Needs no key and no account; takes half a minute.
     """
@@ -48,7 +48,7 @@ def dev(
     task_queue: Queue = None,
     debug: Debug = False,
 ) -> None:
-    """Start a Temporal server and a worker that restarts with changes.
+    """Start a Temporal server, and a worker that follows changes.
 
     The server keeps its state in .thoughtgear/. Ctrl-C ends both.
     """
@@ -79,3 +79,34 @@ def worker(
 
     place = Place(target=target, db=db, address=address, namespace=namespace, task_queue=task_queue)
     call(serve(place, grace=grace, log_json=json_logs, debug=debug), debug, place, for_people=False)
+
+
+@app.command("codec-server")
+def codec_server(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen. 0: any free one.")] = 8081,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Which address to listen on.")] = "127.0.0.1",
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="A Temporal UI that may ask, e.g. http://localhost:8233."),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKEN", envvar="THOUGHTGEAR_CODEC_TOKEN", help="The bearer token that requests carry."
+        ),
+    ] = None,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="Ask for none, and answer every process of this machine.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Decrypt for Temporal's UI and command line.
+
+    The keys are those of THOUGHTGEAR_CODEC_KEYS. Whoever it answers can read all that they encrypt.
+    """
+    token = None if no_token else (token or "").strip() or None  # an empty variable counts as unset
+    if token is None and not no_token:
+        raise typer.BadParameter("give --token, or --no-token for this machine alone", param_hint="--token")
+    from thoughtgear.serve_codec import serve_codec
+
+    call(serve_codec(host, port, token, origin or (), debug=debug), debug, for_people=False)

@@ -18,6 +18,7 @@ from rich.text import Text
 from temporalio.client import Client
 
 from thoughtgear.client import workflow_id_for
+from thoughtgear.codec import converter_from_environment
 from thoughtgear.demo.agent import PROMPT, Stage, make_handler
 from thoughtgear.demo.folder import Folder
 from thoughtgear.demo.report import Facts, Kill, closing_table, gather
@@ -222,7 +223,7 @@ async def tell(folder: Path, console: Console, *, keep: bool, scripted: bool, as
         stage = Stage(folder, work, model=model)
         async with DevServer(db=work / "temporal.db" if keep else None, log=work / "temporal.log") as server:
             narrator.note(f"Temporal server at {server.address}, its UI at {server.ui_url}")
-            client = await Client.connect(server.address)
+            client = await Client.connect(server.address, data_converter=converter_from_environment())
             async with Story(stage, server, client, narrator) as story:
                 facts = await story.play()
                 _close(facts, console, as_json=as_json)

@@ -21,6 +21,7 @@ from thoughtgear.errors import (
     SupersededError,
     ThoughtgearError,
 )
+from thoughtgear.logs import loggable
 from thoughtgear.loop import next_step, retry_delay
 from thoughtgear.models import RunError, RunState
 from thoughtgear.protocols import Attempt
@@ -155,7 +156,7 @@ class LocalExecutor:
         """Wait where the error is worth another try; else end the run as failed, and say so."""
         retryable = isinstance(exc, ThoughtgearError) and exc.retryable
         if not retryable:
-            log.error("the run fails", exc_info=exc, extra={"run_id": run_id})
+            log.error("the run fails", exc_info=loggable(exc), extra={"run_id": run_id})
             try:
                 await handler.close_run(run_id, "failed", describe(exc))
             except StoreUnavailableError as fault:

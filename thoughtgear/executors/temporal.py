@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from temporalio import exceptions
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
-from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.common import RawValue, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from thoughtgear.client import ClientSource, connect, workflow_id_for
-from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError, RunNotFoundError
+from thoughtgear.codec import require_codec
+from thoughtgear.errors import CodecError, ConfigurationError, ExecutorUnavailableError, RunNotFoundError
 from thoughtgear.models import TASK_QUEUE, WORKFLOW, RunError, RunInput, sparse
 from thoughtgear.protocols import Reach
 
@@ -41,7 +42,7 @@ class TemporalExecutor:
     def __init__(self, client: ClientSource = None, task_queue: str = TASK_QUEUE) -> None:
         self.task_queue = task_queue
         self._source = client
-        self._client: Client | None = client if isinstance(client, Client) else None
+        self._client = require_codec(client) if isinstance(client, Client) else None
         self._handler: PromptHandler | None = None
 
     def bind(self, handler: PromptHandler) -> None:
@@ -83,7 +84,9 @@ class TemporalExecutor:
         name = await self._address(run_id)
         try:
             with _reached(or_absent=True):
-                await (await self.client()).get_workflow_handle(name).result()
+                await (await self.client()).get_workflow_handle(name, result_type=RawValue).result()
+        except CodecError:
+            return  # it is over, and how is in the store: the key is for those who read Temporal
         except WorkflowFailureError as exc:
             if self._handler is not None and isinstance(exc.cause, _ENDED_FROM_OUTSIDE):
                 reason = (
@@ -104,7 +107,7 @@ class TemporalExecutor:
         return False
 
     async def client(self) -> Client:
-        """Return the client, connected on first use."""
+        """Return the client, connected on first use. Raises `ConfigurationError`, see `connect`."""
         if self._client is None:
             made = await connect(self._source)
             self._client = self._client or made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
+from thoughtgear.errors import DecryptionError, PlaintextRefusedError, UnknownKeyError
 from thoughtgear.loop import RETRY_FACTOR, RETRY_FIRST, RETRY_MOST
 from thoughtgear.models import (
     CLOSE_RUN,
@@ -41,6 +42,12 @@ LONG = timedelta(hours=24)
 HEARTBEAT = timedelta(seconds=10)
 
 
+KEY_SECONDS = 10.0
+"""How long to wait for another worker when one could not decrypt a heartbeat."""
+
+_UNREADABLE = {kind.__name__ for kind in (UnknownKeyError, DecryptionError, PlaintextRefusedError)}
+
+
 def start_input(given: RunInput) -> StartInput:
     """Name the run by the first execution, so that a retry and a reset find it; under a cron, by each."""
     info = workflow.info()
@@ -68,18 +75,37 @@ async def start(given: StartInput) -> Report:
 
 
 async def iterate(given: IterationInput) -> Report:
-    """Run an iteration. When cancelled it ends with what it saved, and may even report success."""
-    report: dict[str, Any] = await workflow.execute_activity(
-        RUN_ITERATION,
-        sparse(given),
-        result_type=dict,
-        start_to_close_timeout=LONG,
-        heartbeat_timeout=HEARTBEAT,
-        retry_policy=RETRY,
-        cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-        summary=f"iteration {given.iteration}",
-    )
+    """Run an iteration. When cancelled it ends with what it saved, and may even report success.
+
+    The SDK fails an activity for good where a worker can't decrypt the heartbeat of the attempt before. That
+    is a matter of keys and no failure of the run: another activity begins without a heartbeat.
+    """
+    try:
+        report: dict[str, Any] = await workflow.execute_activity(
+            RUN_ITERATION,
+            sparse(given),
+            result_type=dict,
+            start_to_close_timeout=LONG,
+            heartbeat_timeout=HEARTBEAT,
+            retry_policy=RETRY,
+            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            summary=f"iteration {given.iteration}",
+        )
+    except ActivityError as exc:
+        if _UNREADABLE.isdisjoint(_types(exc)):
+            raise
+        return Report(
+            "in_progress", given.iteration, given.version, wait=KEY_SECONDS, reason="a worker lacks a key"
+        )
     return restored(Report, report)
+
+
+def _types(error: BaseException | None) -> Iterator[str]:
+    """The types of a failure and its causes."""
+    while error is not None:
+        if isinstance(error, ApplicationError):
+            yield error.type or ""
+        error = error.__cause__
 
 
 async def close(given: CloseInput) -> Report:
