@@ -6,7 +6,7 @@ RUN useradd --create-home --uid 10001 thoughtgear
 
 COPY pyproject.toml README.md LICENSE /src/
 COPY thoughtgear /src/thoughtgear
-RUN pip install '/src[postgres,uvloop]' && rm -r /src
+RUN pip install '/src[postgres,codec,uvloop]' && rm -r /src
 
 WORKDIR /app
 COPY examples /app/examples
