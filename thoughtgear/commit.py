@@ -89,10 +89,13 @@ class RunWriter:
 
     @property
     def must_wait(self) -> bool:
-        """Whether someone else's live claim keeps this attempt off."""
-        claim = self.state.claim
-        same_scope = claim.owner.rpartition("/")[0] == self._attempt.scope
-        return claim.live() and not same_scope
+        """Whether someone else's live claim keeps this attempt off, or that of a later attempt of the same
+        scope: a worker that was frozen starts the old ones when it thaws."""
+        claim, attempt = self.state.claim, self._attempt
+        scope, _, holder = claim.owner.rpartition("/")
+        if scope != attempt.scope:
+            return claim.live()
+        return claim.live() and attempt.serialised and attempt.number < int(holder.partition("-")[0])
 
     @property
     def must_claim_first(self) -> bool:

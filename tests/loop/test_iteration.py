@@ -158,6 +158,29 @@ async def test_zombie_reply_is_not_saved(store: FaultyStore) -> None:
     assert [m.text for m in await handler.history(run.run_id)] == ["go", "reply 2"]
 
 
+async def test_old_attempt_leaves_a_later_one_alone(store: FaultyStore) -> None:
+    """A retry that a thawed worker starts late buys nothing while a later one of the same activity works."""
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: ModelRequest) -> str:
+        asked.set()
+        await go_on.wait()
+        return "later"
+
+    model = Model(slow)
+    handler = PromptHandler(model=model, orm=store)
+    run = await handler.create_run("Hi")
+    options = {"driver": "temporal", "scope": "w/1", "serialised": True}
+    later = asyncio.create_task(handler.run_iteration(run.run_id, 1, Attempt(**options, number=5)))
+    await asked.wait()
+    for number in (1, 2, 4):
+        result = await handler.run_iteration(run.run_id, 1, Attempt(**options, number=number))
+        assert result.status == "in_progress"
+    go_on.set()
+    assert (await later).status == "done"
+    assert len(model.requests) == 1
+
+
 async def test_lone_first_attempt_needs_no_claim_of_its_own(store: FaultyStore) -> None:
     """Under a driver that serialises, an answer costs one commit and a tool iteration two."""
     model = Model([call("double", number=1)], "done")

@@ -9,12 +9,19 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 from world import World
 
-from thoughtgear import errors
+from thoughtgear import errors, tool
 from thoughtgear.activities.failures import recorded, to_failure
 from thoughtgear.activities.iteration import RunActivities
 from thoughtgear.activities.reports import NAMES, tool_names
 from thoughtgear.activities.roster import Roster
 from thoughtgear.models import Claim, IterationInput, sparse
+from thoughtgear.providers.scripted import call
+
+
+@tool
+def look() -> str:
+    """Look."""
+    return "seen"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +92,21 @@ async def test_a_claimed_run_is_left_to_its_holder(world: World) -> None:
     assert report["status"] == "in_progress"
     assert await handler.get_run(state.run_id) == claimed
     assert world.replies_bought() == 0
+
+
+async def test_an_old_first_attempt_only_reports(world: World) -> None:
+    """A retry of a workflow's first activity that comes when an iteration is complete runs none: it may be
+    one that a worker was frozen with, and the workflow is further on."""
+    handler = world.handler([[call("look")], "Done."], tools=[look], executor=None)
+    state = await handler.create_run("Hello")
+    environment = ActivityEnvironment(client=world.client)
+    activities = RunActivities(Roster([handler]))
+    first = await environment.run(activities.run_iteration, IterationInput(state.run_id, 1))
+    environment.info = replace(environment.info, attempt=2)
+    again = await environment.run(activities.run_iteration, IterationInput(state.run_id, 1))
+    assert world.replies_bought() == 1
+    assert (again["iteration"], again["version"]) == (first["iteration"], first["version"])
+    assert "status" not in again or again["status"] == "running"
 
 
 def test_defaults_are_not_sent() -> None:

@@ -94,12 +94,18 @@ class RunActivities:
             await handler.send(given.run_id, given.text, request_id=given.request_id)
 
     async def _first(self, handler: PromptHandler, given: IterationInput, heartbeat: Heartbeat) -> Report:
-        """The first iteration of a workflow: a run that is over already is left alone."""
+        """The first iteration of a workflow: a run that is over already is left alone.
+
+        A later attempt may be an old one, which a worker that was frozen starts when the workflow has long
+        gone on. Where an iteration is complete it can't tell, and only reports.
+        """
         state = await handler.get_run(given.run_id)
         facts = await self._facts(handler, state)
         if state.over:
             report = standing(state, by_value=given.by_value)
             return replace(report, facts=facts, stale=activity.info().attempt == 1)
+        if state.iteration and activity.info().attempt > 1:
+            return replace(standing(state, by_value=given.by_value), facts=facts)
         given.iteration = state.iteration + 1
         report = await _iterate(handler, given, heartbeat)
         report.facts = facts
