@@ -86,6 +86,13 @@ class SharedClauses(StoreCase):
         state = await store.load_run(RUN)
         assert state.version == 1 + PROCESSES * 5
 
+    async def test_processes_read_while_one_writes(self, store: OrmAdapter, tmp_path: Path) -> None:
+        """Whatever state a process loads while another one commits, all of its messages can be read, and
+        states never go back."""
+        await append(store, new_run("read"), "0")
+        seen = await in_processes(type(self), tmp_path, _write_or_read)
+        assert all(count > 1 for count in seen)
+
     async def test_processes_count_in_a_document(self, store: OrmAdapter, tmp_path: Path) -> None:
         """No addition of eight processes to one document is lost."""
         await store.put_document("memory", "n", b"0", tag=None)
@@ -108,6 +115,27 @@ class SharedClauses(StoreCase):
 
 COUNTED = 10
 """What each process adds to a document."""
+
+
+READ_VERSIONS = 60
+"""How many versions of a run are written while others read it."""
+
+
+async def _write_or_read(store: OrmAdapter, name: str) -> int:
+    """Write all versions, or read them and return how many were seen."""
+    if name == "p0":
+        state = await store.load_run("read")
+        while state.version < READ_VERSIONS:
+            state = await append(store, state, *[f"{state.version}"] * 3)
+        return READ_VERSIONS
+    versions: list[int] = [0]
+    while versions[-1] < READ_VERSIONS:
+        seen = await store.load_run("read")
+        history = await store.get_history("read", limit=seen.message_count)
+        assert [message.seq for message in history] == list(range(seen.message_count))
+        versions.append(seen.version)
+    assert versions == sorted(versions)
+    return len(set(versions))
 
 
 async def _create(store: OrmAdapter, name: str) -> bool:
