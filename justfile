@@ -21,6 +21,10 @@ long:
 bench *arguments:
     {{dev}} python benchmarks/overhead.py {{arguments}}
 
+# What a commit and a load cost in each store; see benchmarks/README.md: just bench-stores --quick
+bench-stores *arguments:
+    {{dev}} python benchmarks/stores.py {{arguments}}
+
 # Put the code into its usual form
 format:
     {{dev}} ruff check --fix

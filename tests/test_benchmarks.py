@@ -6,8 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-OVERHEAD = Path(__file__).parent.parent / "benchmarks" / "overhead.py"
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+OVERHEAD = BENCHMARKS / "overhead.py"
 
 
 def test_overhead_prints_its_comparison_and_writes_the_same_numbers_as_json(tmp_path: Path) -> None:
@@ -25,3 +29,42 @@ def test_overhead_prints_its_comparison_and_writes_the_same_numbers_as_json(tmp_
     assert length["run_bytes"] > length["bare_bytes"] > 0
     assert f"highest ratio {length['ratio']:.2f}" in done.stdout
     assert numbers["concurrent"]["run_per_second"] > 0
+
+
+def stores(folder: Path, *options: str, timeout: float = 120) -> tuple[str, dict[str, Any]]:
+    """Run the benchmark of the stores; return what it printed, and its numbers by store."""
+    found = folder / "found.json"
+    command = [sys.executable, str(BENCHMARKS / "stores.py"), *options, "--json", str(found)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, {each["store"]: each for each in json.loads(found.read_text())["results"]}
+
+
+def test_stores_prints_its_table_and_writes_the_same_numbers_as_json(tmp_path: Path) -> None:
+    """The quick benchmark, made smaller, measures every store, and a commit costs the same further on."""
+    # As many commits as it takes until each store has folded once.
+    smallest = ["--quick", "--lengths", "70", "140", "--commits", "64", "--repeats", "1"]
+    printed, found = stores(tmp_path, *smallest)
+    assert list(found) == ["memory", "sqlite", "files", "postgresql", "mongodb", "s3"]
+    for name, result in found.items():
+        first, last = (length["commit"] for length in result["lengths"])
+        assert f"{name}, at so many messages" in printed
+        assert last["ms"] > 0
+        assert last["bytes"] <= 1.2 * first["bytes"]
+        assert last["requests"] <= 1.2 * first["requests"]
+    assert found["postgresql"]["lengths"][1]["commit"]["requests"] == 4  # BEGIN, UPDATE, INSERT, COMMIT
+    assert found["sqlite"]["lengths"][1]["load"]["requests"] == 2
+    assert "target: 1.2" in printed
+
+
+@pytest.mark.long
+def test_a_commit_costs_the_same_at_10_000_messages(tmp_path: Path) -> None:
+    """On every store a commit at 10,000 messages takes at most 1.2 times the requests and bytes of one at 10,
+    and a load of them all few requests."""
+    _, found = stores(tmp_path, "--lengths", "10", "10000", "--repeats", "1", timeout=1800)
+    most = {"memory": 0, "sqlite": 2, "postgresql": 4, "mongodb": 3, "s3": 22, "files": 250}
+    for name, result in found.items():
+        first, last = result["lengths"]
+        for what in ("requests", "bytes"):
+            assert last["commit"][what] <= 1.2 * first["commit"][what], (name, what)
+        assert last["load"]["requests"] <= most[name]

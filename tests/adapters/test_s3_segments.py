@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
@@ -125,6 +126,24 @@ async def test_a_few_messages_are_read_from_pages(store: S3Adapter, wire: Wire) 
         found = await store.get_history("r", after, limit)
         assert [message.seq for message in found] == list(range(after + 1, after + 1 + limit))
         assert sorted(key.rpartition("/")[2] for _, key in wire.requests[1:]) == names
+
+
+async def test_segments_are_read_side_by_side(store: S3Adapter, wire: Wire) -> None:
+    """No request of a load waits for the answer to another one, but for the head's."""
+    state = await paged(store, 4 * SMALL + PAGE)
+    await append(store, await append(store, state))
+    meeting = threading.Barrier(4)
+
+    def step(_: str, key: str) -> None:
+        if "/s0256-" in key:
+            meeting.wait(10)
+
+    wire.step = step
+    assert len(await store.get_history("r", limit=4 * SMALL)) == 4 * SMALL
+    assert not meeting.broken
+    wire.reset()
+    await store.get_history("r", limit=4 * SMALL)
+    assert len(wire.requests) == 1 + 4
 
 
 @pytest.mark.parametrize("operation", ["GetObject", "PutObject"])

@@ -9,7 +9,7 @@ import pytest
 from thoughtgear import iteration
 from thoughtgear.errors import RunNotFoundError
 from thoughtgear.handler import PromptHandler
-from thoughtgear.models import IterationResult, RunState
+from thoughtgear.models import IterationResult, Message, RunState
 from thoughtgear.protocols import Attempt
 from thoughtgear.providers.scripted import ScriptedProvider, call
 from thoughtgear.testing import FaultyStore
@@ -45,6 +45,42 @@ async def test_a_warm_worker_reads_nothing(store: FaultyStore) -> None:
     store.loads = 0
     last = await driver.go_on(await driver.go_on(last))
     assert (last.status, store.loads) == ("done", 0)
+
+
+async def test_a_warm_worker_reads_what_others_wrote(store: FaultyStore) -> None:
+    """Of a transcript of 2,000 messages that two workers take turns on, each reads all of it once, and then
+    the rows that the other one wrote."""
+    read: dict[str, int] = {"one": 0, "two": 0}
+    script = [*([call("double", number=1)] for _ in range(6)), "done"]
+    one = Driver(counting(store, read, "one"), *script)
+    two = Driver(counting(store, read, "two"), *script)
+    one.state = two.state = await long_run(store, 2000)
+    last = IterationResult("running", 1, one.state.version)
+    for reader, expected in (("one", 2000), ("two", 2002), ("one", 2), ("two", 2), ("one", 2), ("one", 0)):
+        read.update(one=0, two=0)
+        last = await (one if reader == "one" else two).go_on(last, number=2)
+        assert (reader, read[reader]) == (reader, expected)
+        assert sum(read.values()) == expected
+
+
+def counting(store: FaultyStore, read: dict[str, int], name: str) -> FaultyStore:
+    """The store as one worker has it, which adds up the rows of transcripts that it reads."""
+    own = FaultyStore(store._inner)
+
+    async def counted(run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
+        found = await store.get_history(run_id, after, limit)
+        read[name] += len(found)
+        return found
+
+    vars(own)["get_history"] = counted
+    return own
+
+
+async def long_run(store: FaultyStore, count: int) -> RunState:
+    """A run that has been sent many messages and has answered none."""
+    state = RunState(run_id="long", version=1, message_count=count, nonce="created")
+    await store.save_run(state, [Message(seq=seq, role="user", text=f"{seq}") for seq in range(count)])
+    return state
 
 
 @pytest.mark.parametrize("number", [1, 2])
