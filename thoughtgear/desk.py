@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from thoughtgear import config
+from thoughtgear import config, registry
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.executors.local import LocalExecutor
 from thoughtgear.handler import PromptHandler
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from thoughtgear.executors.temporal import TemporalExecutor
 
 # What knows Temporal is imported where it is used: it takes a second, and a local run does without.
-
-NO_MODEL = "scripted:echo"
-"""The model of a handler that only looks at runs: it is never asked."""
 
 
 def load_handlers(place: Place) -> list[PromptHandler]:
@@ -144,7 +141,7 @@ async def _open_handler(place: Place, run_id: str | None) -> PromptHandler:
     if place.target is None:
         if run_id is None:
             raise ConfigurationError("No target; give -t module:attribute, or set THOUGHTGEAR_TARGET.")
-        return PromptHandler(model=NO_MODEL, orm=open_named_store(place))
+        return PromptHandler(model=registry.NO_MODEL, orm=open_named_store(place))
     handlers = load_handlers(place)
     if len(handlers) == 1 and place.handler is None:
         return handlers[0]

@@ -44,6 +44,9 @@ EXTRAS = {
 }
 """Module → the extra that brings it."""
 
+NO_MODEL = "scripted:echo"
+"""The model of a handler that only looks at runs, or ends them: it is never asked."""
+
 DEFAULT_DB = "sqlite:///thoughtgear.db"
 
 

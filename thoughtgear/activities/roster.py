@@ -67,7 +67,7 @@ class Roster:
         fail workflow tasks for ever, so where the server does not tell, there are none."""
         if self._attributes is None:
             try:
-                self._attributes = await _probe(client)
+                self._attributes = await search_attributes_of(client)
             except RPCError as exc:
                 log.info("Search attributes are off: the server did not list them (%s).", exc.status.name)
                 if exc.status == RPCStatusCode.UNAVAILABLE:
@@ -76,7 +76,8 @@ class Roster:
         return self._attributes
 
 
-async def _probe(client: Client) -> list[str]:
+async def search_attributes_of(client: Client) -> list[str]:
+    """Return which of our search attributes the namespace has. Raises `RPCError`."""
     request = ListSearchAttributesRequest(namespace=client.namespace)
     answer = await client.operator_service.list_search_attributes(request, timeout=PROBE)
     keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD

@@ -8,10 +8,11 @@ import sys
 from thoughtgear.cli import servers  # isort: skip  (the help lists the commands in this order)
 from thoughtgear.cli import runs  # isort: skip
 from thoughtgear.cli import stored  # isort: skip
-from thoughtgear.cli import db
+from thoughtgear.cli import db  # isort: skip
+from thoughtgear.cli import doctor
 from thoughtgear.cli.app import app
 
-__all__ = ["app", "db", "main", "runs", "servers", "stored"]
+__all__ = ["app", "db", "doctor", "main", "runs", "servers", "stored"]
 
 
 def main() -> None:

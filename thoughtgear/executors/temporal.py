@@ -65,18 +65,10 @@ class TemporalExecutor:
         name = await self._address(run_id)
         handler = self._handler.name if self._handler is not None else "default"
         with _reached():
-            await (await self.client()).start_workflow(
-                WORKFLOW,
-                sparse(RunInput(run_id=run_id, handler=handler)),
-                id=name,
-                task_queue=self.task_queue,
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                start_signal="wake",
-                static_summary=f"thoughtgear · {handler}",
-                static_details=f"Run `{run_id}` of the handler `{handler}`. The transcript is in its store.",
-                rpc_timeout=timedelta(seconds=RPC_SECONDS),
-            )
+            client = await self.client()
+        await schedule_run(
+            client, run_id=run_id, handler=handler, workflow_id=name, task_queue=self.task_queue
+        )
 
     async def wait(self, run_id: str) -> None:
         """Return when the run's workflow is over, however it ended, or when there is none. A run whose
@@ -122,6 +114,25 @@ class TemporalExecutor:
         except RunNotFoundError:
             return workflow_id_for(run_id)
         return driver.workflow_id or workflow_id_for(run_id)
+
+
+async def schedule_run(
+    client: Client, *, run_id: str, handler: str, workflow_id: str, task_queue: str = TASK_QUEUE
+) -> None:
+    """Start the workflow of a run, or wake the one that is there. Raises `ExecutorUnavailableError`."""
+    with _reached():
+        await client.start_workflow(
+            WORKFLOW,
+            sparse(RunInput(run_id=run_id, handler=handler)),
+            id=workflow_id,
+            task_queue=task_queue,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            start_signal="wake",
+            static_summary=f"thoughtgear · {handler}",
+            static_details=f"Run `{run_id}` of the handler `{handler}`. The transcript is in its store.",
+            rpc_timeout=timedelta(seconds=RPC_SECONDS),
+        )
 
 
 @contextmanager
