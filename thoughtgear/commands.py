@@ -1,4 +1,5 @@
-"""What the commands do that concern one run: `run`, `wait`, `cancel`, `settle`. `cli` parses and calls."""
+"""What the commands do that concern one run: `run`, `retry`, `wait`, `cancel`, `settle`. `cli` parses and
+calls."""
 
 from __future__ import annotations
 
@@ -42,6 +43,7 @@ async def resume(place: Place, run_id: str, output: Output, *, detach: bool = Fa
     async with open_desk(place, run_id) as desk:
         state = await desk.handler.get_run(run_id)
         if not state.over:
+            desk.require_model()
             if detach:
                 _require_worker(desk)
             await desk.handler.executor.schedule_next_iteration(run_id)
@@ -50,6 +52,24 @@ async def resume(place: Place, run_id: str, output: Output, *, detach: bool = Fa
                 return 0
         desk.resumed = state.version
         return await _follow(desk, state, output, after=state.message_count - 1)
+
+
+async def retry(place: Place, run_id: str, output: Output, *, detach: bool = False) -> int:
+    """Go on with a run that failed or was cancelled, and follow it. One that goes on is followed, too."""
+    async with open_desk(place, run_id, retries=True) as desk:
+        before = await desk.handler.get_run(run_id)
+        if before.status != "done":
+            desk.require_model()
+            if detach:
+                _require_worker(desk)
+        state = await desk.handler.retry(run_id, wait=False)
+        if not before.over:
+            output.err.print(f"Run {run_id} is {before.status} already.", soft_wrap=True, highlight=False)
+        if detach:
+            _tell_detached(desk, state, output)
+            return 0
+        desk.resumed = state.version
+        return await _follow(desk, state, output, after=before.message_count - 1)
 
 
 async def wait(place: Place, run_id: str, output: Output, timeout: float | None = None) -> int:  # noqa: ASYNC109 - as asyncio's own functions have it
@@ -133,7 +153,7 @@ async def _follow(
         view.end_line()
         _tell_left(desk, state, output)
         raise
-    _tell_end(state, output, link)
+    _tell_end(desk, state, output, link)
     return 0 if state.status == "done" else 1
 
 
@@ -153,7 +173,7 @@ class _Silent(RunView):
         """Nothing."""
 
 
-def _tell_end(state: RunState, output: Output, link: str | None) -> None:
+def _tell_end(desk: Desk, state: RunState, output: Output, link: str | None) -> None:
     if output.as_json:
         print_json(run_record(state) | ({"link": link} if link else {}))
         return
@@ -161,6 +181,9 @@ def _tell_end(state: RunState, output: Output, link: str | None) -> None:
         print(state.output)
     if not output.quiet or state.status != "done":
         output.err.print(summary_line(state, link), soft_wrap=True)
+    if state.status == "failed":
+        line = desk.again(f"retry {state.run_id}")
+        output.err.print(f"Go on from its last commit with: {line}", soft_wrap=True, highlight=False)
 
 
 def _tell_left(desk: Desk, state: RunState, output: Output) -> None:

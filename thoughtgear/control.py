@@ -1,4 +1,4 @@
-"""What is done to a run from outside of its attempts: end it, give a claim back, settle a call."""
+"""What is done to a run from outside of its attempts: end it, reopen it, give a claim back, settle a call."""
 
 from __future__ import annotations
 
@@ -11,30 +11,51 @@ from thoughtgear.agent import Agent
 from thoughtgear.commit import RunWriter, unchanged
 from thoughtgear.errors import InvalidInputError, RunNotFoundError, StoreError, SupersededError
 from thoughtgear.iteration import told_end
-from thoughtgear.models import InboxItem, RunError, RunState
+from thoughtgear.models import Driver, InboxItem, RunError, RunState
 from thoughtgear.outcomes import Done, Outcome, Void
 from thoughtgear.protocols import Attempt
 from thoughtgear.tools import cut, result_text
-from thoughtgear.transitions import end_run
+from thoughtgear.transitions import close, reopen
 
 
 async def close_run(
-    agent: Agent, run_id: str, status: Literal["failed", "cancelled"], error: RunError | None = None
+    agent: Agent,
+    run_id: str,
+    status: Literal["failed", "cancelled"],
+    error: RunError | None = None,
+    by: str = "",
 ) -> RunState:
     """End a run: fence whoever is at work on it, and give every open call a result. A run that is over is
-    returned as it is."""
+    returned as it is, and so is one that `by` has ended before: it was retried since."""
     while True:
         state = await agent.store.load_run(run_id)
-        if state.over:
+        if state.over or (by and state.ended_by == by):
             return state
         attempt = Attempt(driver=state.driver.executor)
         writer = RunWriter(agent.store, state, attempt, agent.transcripts.appended)
         try:
-            ended = await writer.commit(partial(end_run, status=status, error=error))
+            ended = await writer.commit(partial(close, status=status, error=error, by=by))
         except SupersededError:
             continue
         await told_end(agent, ended)
         return ended
+
+
+async def reopen_run(agent: Agent, run_id: str, driver: Driver) -> RunState:
+    """Take the end of a run that failed or was cancelled back, under the next epoch. A run that goes on is
+    returned as it is. Raises `InvalidInputError` for one that is done, or not wholly copied."""
+    while True:
+        state = await agent.store.load_run(run_id)
+        if state.status == "done":
+            raise InvalidInputError(f"Run {run_id} is done; there is nothing to retry. Send it a message.")
+        if state.unfinished_copy:
+            raise InvalidInputError(f"The copy of run {run_id} into this store has not ended; end it first.")
+        if not state.over:
+            return state
+        attempt = Attempt(driver=driver.executor)
+        writer = RunWriter(agent.store, state, attempt, agent.transcripts.appended)
+        with suppress(SupersededError):
+            return await writer.commit(partial(reopen, driver=driver), release=True)
 
 
 async def release(agent: Agent, run_id: str, scope: str) -> None:

@@ -13,8 +13,10 @@ from thoughtgear import config, registry
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.executors.local import LocalExecutor
 from thoughtgear.handler import PromptHandler
+from thoughtgear.ids import check_run_id
 from thoughtgear.models import TASK_QUEUE, RunState
 from thoughtgear.place import Place, open_named_store
+from thoughtgear.protocols import OrmAdapter
 from thoughtgear.render import waiting_text
 
 if TYPE_CHECKING:
@@ -52,6 +54,14 @@ class Desk:
             return None
         name = state.driver.workflow_id or workflow_id_for(state.run_id)
         return workflow_link(ui, self.client.namespace, name)
+
+    def require_model(self) -> None:
+        """Raise `ConfigurationError` where a run would go on here, and no target says with which model."""
+        if self.client is None and self.place.target is None:
+            raise ConfigurationError(
+                "No target: a run goes on here with its handler's model and tools; give -t module:attribute, "
+                "or set THOUGHTGEAR_TARGET."
+            )
 
     def again(self, command: str) -> str:
         """The line to type in order to come back to this place."""
@@ -91,11 +101,12 @@ class Desk:
 
 
 @asynccontextmanager
-async def open_desk(place: Place, run_id: str | None = None) -> AsyncIterator[Desk]:
-    """Open the handler of a place, with the executor that was asked for. Raises `ConfigurationError`."""
+async def open_desk(place: Place, run_id: str | None = None, *, retries: bool = False) -> AsyncIterator[Desk]:
+    """Open the handler of a place, with the executor that was asked for. `retries`: a run that is over may
+    go on. Raises `ConfigurationError`."""
     handler = await _open_handler(place, run_id)
     try:
-        if await _executor_of(place, handler, run_id) == "temporal":
+        if await _executor_of(place, handler, run_id, retries) == "temporal":
             executor = await _use_temporal(place, handler)
             yield Desk(place, handler, await executor.client(), executor.task_queue)
         else:
@@ -106,11 +117,11 @@ async def open_desk(place: Place, run_id: str | None = None) -> AsyncIterator[De
         await handler.aclose()
 
 
-async def _executor_of(place: Place, handler: PromptHandler, run_id: str | None) -> str:
-    """What drives: as asked, else the handler's own unless Temporal drives the run already. A run that is
+async def _executor_of(place: Place, handler: PromptHandler, run_id: str | None, retries: bool) -> str:
+    """What drives: as asked, else the handler's own unless Temporal drives the run already. A run that stays
     over needs no server."""
     state = None if run_id is None else await handler.get_run(run_id)
-    if state is not None and state.over:
+    if state is not None and state.over and not (retries and state.status != "done"):
         return "local"
     if place.executor or place.address:
         return place.executor or "temporal"
@@ -137,11 +148,21 @@ def _use(handler: PromptHandler, executor: LocalExecutor | TemporalExecutor) -> 
     handler.executor = executor
 
 
+async def _stand_in(store: OrmAdapter, run_id: str) -> PromptHandler:
+    """A handler that can look at a run, and schedule it under the name of its own one."""
+    try:
+        name = (await store.load_run(run_id)).handler
+    except BaseException:
+        await store.aclose()
+        raise
+    return PromptHandler(name, model=registry.NO_MODEL, orm=store)
+
+
 async def _open_handler(place: Place, run_id: str | None) -> PromptHandler:
     if place.target is None:
         if run_id is None:
             raise ConfigurationError("No target; give -t module:attribute, or set THOUGHTGEAR_TARGET.")
-        return PromptHandler(model=registry.NO_MODEL, orm=open_named_store(place))
+        return await _stand_in(open_named_store(place), check_run_id(run_id))
     handlers = load_handlers(place)
     if len(handlers) == 1 and place.handler is None:
         return handlers[0]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -20,7 +18,6 @@ from thoughtgear.errors import (
     ExecutorUnavailableError,
     RunBusyError,
     RunNotFoundError,
-    WaitTimeoutError,
 )
 from thoughtgear.ids import check_label, check_run_id
 from thoughtgear.iteration import run_iteration
@@ -33,12 +30,9 @@ from thoughtgear.sessions import OnBusy, Sessions
 from thoughtgear.threads import ToolThreads
 from thoughtgear.tools import Tool, ToolBox
 from thoughtgear.transcript import Transcripts
+from thoughtgear.waiting import until_over
 
 T = TypeVar("T")
-
-FIRST_POLL, MOST_POLL = 0.02, 1.0
-"""Seconds between two looks at a run that is waited for."""
-
 
 LONGEST_PAUSE = 10.0
 """Seconds that an invocation waits at the most before it schedules the next look at a waiting run."""
@@ -250,13 +244,30 @@ class PromptHandler:
         await control.release(self._agent, check_run_id(run_id), scope)
 
     async def close_run(
-        self, run_id: str, status: Literal["failed", "cancelled"], error: RunError | None = None
+        self, run_id: str, status: Literal["failed", "cancelled"], error: RunError | None = None, by: str = ""
     ) -> RunState:
         """End a run from outside: fence whoever is at work on it, and give every open call a result.
 
-        A run that is over is returned as it is.
+        A run that is over is returned as it is, and so is one that `by`, a name, has ended before: it was
+        retried since.
         """
-        return await control.close_run(self._agent, check_run_id(run_id), status, error)
+        return await control.close_run(self._agent, check_run_id(run_id), status, error, by)
+
+    async def retry(self, run_id: str, *, wait: bool | None = None) -> RunState:
+        """Go on with a run that failed or was cancelled, from its last commit; resolves as `handle_prompt`.
+
+        Its transcript stays: a reply that was saved is not bought again, and calls that were cut off keep
+        their results, `cancelled` or `unknown`. Its time limit begins anew; one that reached another limit
+        fails again at once, unless this handler's is higher. Later runs of its session, which saw how it had
+        ended, don't see what it says from now on. A run that goes on is returned as it is. Raises
+        `InvalidInputError` for one that is done, and `ExecutorUnavailableError` (the run is reopened).
+        """
+        driver = Driver(executor=self.executor.name)
+        state = await control.reopen_run(self._agent, check_run_id(run_id), driver)
+        await self._wake(state)
+        if wait if wait is not None else getattr(self.executor, "waits", False):
+            return await self.wait(run_id)
+        return state
 
     async def settle(self, run_id: str, call_id: str, outcome: Outcome, *, schedule: bool = True) -> RunState:
         """Say what became of a call that waits for a person (`on_unknown="ask_person"`), and go on with the
@@ -299,18 +310,7 @@ class PromptHandler:
     async def wait(self, run_id: str, timeout: float | None = None) -> RunState:  # noqa: ASYNC109
         """Return the state once the run is over. Raises `WaitTimeoutError` after `timeout` seconds; the
         run goes on."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        delay = FIRST_POLL
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            await self._wait_for_driver(run_id, left)
-            state = await self.get_run(run_id)
-            if state.over:
-                return state
-            if deadline is not None and time.monotonic() >= deadline:
-                raise WaitTimeoutError(f"Run {run_id} is {state.status} after {timeout:g} s; it goes on.")
-            await asyncio.sleep(delay)
-            delay = min(delay * 1.5, MOST_POLL)
+        return await until_over(self.store, self.executor, check_run_id(run_id), timeout)
 
     # --- the handler's own life ---
 
@@ -374,13 +374,6 @@ class PromptHandler:
     async def _cancel_in_driver(self, state: RunState) -> bool:
         cancel = getattr(self.executor, "cancel", None)
         return cancel is not None and bool(await cancel(state.run_id))
-
-    async def _wait_for_driver(self, run_id: str, seconds: float | None) -> None:
-        wait = getattr(self.executor, "wait", None)
-        if wait is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await wait(run_id)
 
 
 def _follow_up_id(run_id: str, request_id: str) -> str:

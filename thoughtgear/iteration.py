@@ -23,7 +23,7 @@ from thoughtgear.errors import (
 )
 from thoughtgear.foreign import contained
 from thoughtgear.loop import limit_reached, seconds_of
-from thoughtgear.models import InboxItem, IterationResult, RunState, Usage, now
+from thoughtgear.models import InboxItem, IterationResult, Parent, RunState, Usage, now
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest
 from thoughtgear.replies import accept, bounded
 from thoughtgear.transitions import as_message, close_calls, end_run, lose_reply, save_reply
@@ -165,12 +165,13 @@ class _Iteration:
             await self._writer.commit(partial(end_run, status="failed", error=error))
             return
         seen = state.mail
-        request = await self._request(seen)
+        parent = await agent.sessions.frozen(state)
+        request = await self._request(seen, parent)
         await self._writer.check()
         reply = await self._call_model(request)
         self._used = reply.usage
         message, rows = accept(agent, reply, state.iteration + 1)
-        change = partial(save_reply, reply=message, rows=rows, seen=seen, limits=agent.limits)
+        change = partial(save_reply, reply=message, rows=rows, seen=seen, parent=parent, limits=agent.limits)
         await self._writer.commit(change, release=not rows and not self._attempt.keep_claim)
 
     async def _saved_usage(self) -> Usage:
@@ -187,9 +188,9 @@ class _Iteration:
         )
         await self._writer.commit(finish, release=bool(calls.unsettled) or not self._attempt.keep_claim)
 
-    async def _request(self, seen: Sequence[InboxItem]) -> ModelRequest:
+    async def _request(self, seen: Sequence[InboxItem], parent: Parent | None) -> ModelRequest:
         agent, state = self._agent, self._writer.state
-        earlier = await agent.sessions.earlier(state)
+        earlier = await agent.sessions.earlier(state, parent)
         own = await agent.transcripts.messages(state)
         mail = [as_message(item, state.iteration + 1) for item in seen]
         attached = [(run_id, message) for run_id, message in earlier if message.attachments]

@@ -61,6 +61,11 @@ def go_on(state: RunState) -> None:
         state.paused_at = None
 
 
+def reopened(state: RunState) -> bool:
+    """Whether a run was retried, and nobody has gone on with it since: its clock has not begun."""
+    return state.status == "running" and state.started_at is None
+
+
 def pause(state: RunState) -> None:
     """Have a draft wait for a person."""
     state.status = "waiting"

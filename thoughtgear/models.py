@@ -165,17 +165,22 @@ class RunError(Record):
     message: str
 
 
+UNFINISHED_COPY = "CopyUnfinishedError"
+"""The type of the error of a run whose copy into this store has not ended."""
+
+
 class RunState(Record):
     """The state of a run. Bounded: the transcript is apart. Only `save_run` changes it.
 
     `iteration` counts the completed ones, `message_count` is the next `seq`, `ledger` is of the current
     iteration only (empty means that no reply of it is saved), `nonce` is the last commit by the claim's
     holder, `absorbed` holds the request ids of messages that left the inbox, `lost_replies` counts those that
-    broke off since one was saved. `linked` is set on a run that
-    has not begun when another one follows it in its session: it is in the chain, and not its end. A run is
-    `waiting` from `paused_at` on for a person; `paused_seconds` is how long it waited before. `copied` is set
-    on a run that was copied here before it was over: as long as it equals `version`, nobody has gone on with
-    the copy.
+    broke off since one was saved. `linked` is set on a run that has not begun when another one follows it in
+    its session: it is in the chain, and not its end. Its clock runs from `started_at` on, which is None until
+    it begins, or begins anew by a retry; it is `waiting` from `paused_at` on for a person, and
+    `paused_seconds` is how long it waited before. `ended_by` names who ended it from outside, and will not do
+    so a second time after a retry. `copied` is set on a run that was copied here before it was done: as long
+    as it equals `version`, nobody has gone on with the copy.
     """
 
     format: int = FORMAT
@@ -209,11 +214,17 @@ class RunState(Record):
     stream: bool = False
     output: str | None = None
     error: RunError | None = None
+    ended_by: str = ""
 
     @property
     def over(self) -> bool:
         """Whether the run has ended: done, failed or cancelled."""
         return self.status in OVER
+
+    @property
+    def unfinished_copy(self) -> bool:
+        """Whether a copy into this store has not ended: nothing may go on with it."""
+        return self.error is not None and self.error.type == UNFINISHED_COPY
 
     @property
     def cancel_requested(self) -> bool:

@@ -129,21 +129,33 @@ class Sessions:
             return None
         return None if last.over else parent
 
-    async def earlier(self, state: RunState) -> Conversation:
-        """Return the conversation before this run, oldest first, with the run id of each message.
+    async def frozen(self, state: RunState) -> Parent | None:
+        """Return the parent of a run that begins, with the seq up to which this run sees it: a parent that is
+        retried afterwards says more, and what a run sees of the conversation does not change."""
+        parent = state.parent
+        if parent is None or parent.seq is not None:
+            return parent
+        try:
+            run = await self._store.load_run(parent.run_id)
+        except RunNotFoundError:
+            return parent
+        return Parent(run_id=parent.run_id, seq=await self._last_complete(run))
+
+    async def earlier(self, state: RunState, parent: Parent | None) -> Conversation:
+        """Return the conversation before this run, oldest first, with the run id of each message. `parent` is
+        what `frozen` gave.
 
         It never changes once this run has begun, so it is read once per process.
         """
-        key = f"{state.run_id} {state.created_at}"
+        key = f"{state.run_id} {state.created_at} {parent and parent.seq}"
         kept = self._earlier.get(key)
         if kept is None:
-            kept = await self._read(state)
+            kept = await self._read(state, parent)
             self._earlier.put(key, kept, sum(size_of(message) for _, message in kept))
         return kept
 
-    async def _read(self, state: RunState) -> Conversation:
+    async def _read(self, state: RunState, parent: Parent | None) -> Conversation:
         parts: list[Conversation] = []
-        parent = state.parent
         while parent is not None and len(parts) < RUNS_SEEN:
             run = await self._load(state, parent.run_id)
             if run is None:
@@ -152,8 +164,16 @@ class Sessions:
             seq = await self._last_complete(run) if frozen is None else frozen
             messages = await self._transcripts.messages(run)
             parts.append([(run.run_id, message) for message in messages[: seq + 1]])
-            parent = run.parent
+            parent = await self._frozen_for_good(run)
         return [pair for part in reversed(parts) for pair in part]
+
+    async def _frozen_for_good(self, run: RunState) -> Parent | None:
+        """Freeze the parent of a run that ended before it began, too: later ones see it through this run."""
+        parent = await self.frozen(run)
+        if parent != run.parent and run.over:
+            with suppress(ConflictError):
+                await self._change(run, parent=parent)
+        return parent
 
     async def _load(self, state: RunState, run_id: str) -> RunState | None:
         """Return the run, or, where it was deleted, the one before it in the session of `state`."""

@@ -11,8 +11,10 @@ from thoughtgear.loop import Limits, Verdict, go_on, judge, pause
 from thoughtgear.models import (
     CallRecord,
     CallStatus,
+    Driver,
     InboxItem,
     Message,
+    Parent,
     RunError,
     RunState,
     Status,
@@ -37,10 +39,18 @@ def unnumbered(**fields: object) -> Message:
 
 
 def save_reply(
-    state: RunState, reply: Message, rows: Sequence[CallRecord], seen: Sequence[InboxItem], limits: Limits
+    state: RunState,
+    reply: Message,
+    rows: Sequence[CallRecord],
+    seen: Sequence[InboxItem],
+    parent: Parent | None,
+    limits: Limits,
 ) -> list[Message]:
-    """Append the messages that the model saw and its reply; a reply without calls completes the turn."""
+    """Append the messages that the model saw and its reply; a reply without calls completes the turn.
+    `parent` is how much of the conversation it saw, which is frozen by this."""
     go_on(state)
+    if parent is not None and state.parent is not None and parent.run_id == state.parent.run_id:
+        state.parent = parent
     state.model_replies += 1
     state.lost_replies = 0
     state.usage = state.usage + reply.usage if reply.usage else state.usage
@@ -159,6 +169,20 @@ def end_run(state: RunState, status: Status, error: RunError | None = None) -> l
     state.iteration += bool(state.ledger)
     state.ledger = []
     return messages + _apply(state, Verdict(status, error))
+
+
+def close(state: RunState, status: Status, error: RunError | None, by: str) -> list[Message]:
+    """The terminal step of somebody who is known by a name."""
+    state.ended_by = by or state.ended_by
+    return end_run(state, status, error)
+
+
+def reopen(state: RunState, driver: Driver) -> list[Message]:
+    """Take the end of a run back. What is in its transcript stays, the results of the calls that the end cut
+    off, too. Its clock and the count of lost replies begin anew; iterations and tokens are what they are."""
+    state.status, state.error, state.driver = "running", None, driver
+    state.started_at, state.paused_at, state.paused_seconds, state.lost_replies = None, None, 0.0, 0
+    return []
 
 
 def unfinished(row: CallRecord) -> ToolResult:

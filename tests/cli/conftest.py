@@ -20,6 +20,7 @@ AGENT = '''
 import asyncio
 from pathlib import Path
 from thoughtgear import OutcomeUnknownError, PromptHandler, tool
+from thoughtgear.errors import ModelRejectedError
 from thoughtgear.protocols import ModelReply
 from thoughtgear.providers.scripted import ScriptedProvider, call
 
@@ -69,6 +70,13 @@ class Slow:
         pass
 
 
+def with_gate(request):
+    """What is refused as long as the gate is closed."""
+    if not GATE.exists():
+        raise ModelRejectedError("The gate is closed.")
+    return "I am in."
+
+
 STORE = f"sqlite:///{Path(__file__).with_name('runs.db')}"
 handler = PromptHandler(
     tools=[shout], db=STORE, model=model([call("shout", word="hello")], "The word is HELLO.")
@@ -76,6 +84,9 @@ handler = PromptHandler(
 gated = PromptHandler("gated", tools=[pass_gate], db=STORE, model=model([call("pass_gate")], "I am through."))
 unsure = PromptHandler("unsure", tools=[pay], db=STORE, model=model([call("pay")], "All settled."))
 failing = PromptHandler("failing", db=STORE, model=model())
+refused = PromptHandler(
+    "refused", tools=[shout], db=STORE, model=model([call("shout", word="open")], with_gate)
+)
 slow = PromptHandler("slow", db=STORE, model=Slow())
 several = [handler, gated]
 '''

@@ -84,6 +84,39 @@ async def test_a_run_is_continued_by_a_later_command(terminal: Terminal):
     assert cancelled.err == f"Run {run_id} is done already.\n"
 
 
+async def test_a_failed_run_is_retried_by_the_line_that_says_so(terminal: Terminal):
+    """A run that failed says how to go on; that line goes on after the calls that are done, and is an error
+    once the run is."""
+    failed = await terminal.type("run", "-t", "agent:refused", "Let me in")
+    words = shlex.split(failed.err.partition("Go on from its last commit with: thoughtgear ")[2])
+    again = await terminal.type(*words)
+    terminal.open_gate()
+    retried = await terminal.type(*words, "--json")
+    done = await terminal.type(*words)
+    record = json.loads(retried.out)
+    assert (failed.code, again.code, retried.code, done.code) == (1, 1, 0, 1)
+    assert "ModelRejectedError: The gate is closed." in failed.err
+    assert "shout" in failed.err
+    assert "shout" not in again.err
+    assert (record["status"], record["output"], record["iterations"]) == ("done", "I am in.", 2)
+    assert (
+        done.err == f"Error: Run {record['run_id']} is done; there is nothing to retry. Send it a message.\n"
+    )
+
+
+async def test_a_run_that_goes_on_is_not_retried(terminal: Terminal):
+    """`retry` of a run that was not over says so, and takes it to its end; without a target it says what it
+    needs, as `run --continue` does, and answers nothing."""
+    run_id = await stored_run(terminal)
+    for words in (("retry", run_id), ("run", "--continue", run_id)):
+        refused = await terminal.type(*words, "--db", "sqlite:///runs.db")
+        assert (refused.code, refused.out) == (1, "")
+        assert "Error: No target: a run goes on here with its handler's model and tools" in refused.err
+    ended = await terminal.type("retry", run_id, "-t", "agent:handler")
+    assert (ended.code, ended.out) == (0, "The word is HELLO.\n")
+    assert f"Run {run_id} is pending already." in ended.err
+
+
 async def test_cancel_ends_a_run_that_nobody_drives(terminal: Terminal):
     """A run that waits in the store is cancelled at once, with the store alone; `wait` then exits with 1."""
     run_id = await stored_run(terminal)

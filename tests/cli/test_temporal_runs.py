@@ -53,6 +53,25 @@ async def test_cancel_ends_a_run_in_the_middle_of_a_tool(
     assert (waited.code, waited.out) == (1, "")
 
 
+async def test_a_retry_is_driven_by_the_worker(
+    terminal: Terminal, server: DevServer, start_worker: StartWorker
+):
+    """A run that failed under Temporal is retried there, also with the store alone at hand; `--detach` prints
+    its id, and `wait` sees its end."""
+    start_worker("agent:refused")
+    place = ("-t", "agent:refused", "--address", server.address)
+    failed = await terminal.type("run", *place, "--json", "Let me in")
+    run_id = json.loads(failed.out)["run_id"]
+    again = await terminal.type("retry", run_id, *place)
+    terminal.open_gate()
+    alone = ("--db", "sqlite:///runs.db", "--address", server.address)
+    detached = await terminal.type("retry", run_id, *alone, "--detach")
+    waited = await terminal.type("wait", run_id, *place, "--json")
+    assert (failed.code, again.code, detached.code, detached.out.strip()) == (1, 1, 0, run_id)
+    assert "ModelRejectedError: The gate is closed." in again.err
+    assert (json.loads(waited.out)["status"], json.loads(waited.out)["output"]) == ("done", "I am in.")
+
+
 async def test_run_says_that_no_worker_polls(terminal: Terminal, server: DevServer):
     """Where nobody polls the queue, `run` says so on stderr with the line that starts a worker, and waits."""
     running = await terminal.start("run", "-t", "agent:handler", "--address", server.address, "Hello")

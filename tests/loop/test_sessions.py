@@ -181,8 +181,8 @@ async def test_conversations_are_kept_by_size(store: FaultyStore) -> None:
     runs = [await handler.handle_prompt("x" * 3000, session_id="s") for _ in range(3)]
     for kept_bytes, reads in ((1_000_000, 0), (10_000, 1)):
         kept = Sessions(store, Transcripts(store), "queue", kept_bytes)
-        await kept.earlier(runs[1])
-        await kept.earlier(runs[2])
+        await kept.earlier(runs[1], runs[1].parent)
+        await kept.earlier(runs[2], runs[2].parent)
         before = store.loads
-        await kept.earlier(runs[1])
+        await kept.earlier(runs[1], runs[1].parent)
         assert store.loads - before == reads

@@ -16,7 +16,7 @@ from temporalio.api.history.v1 import History
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from world import World, chain
 
-from thoughtgear import Limits, tool
+from thoughtgear import Callbacks, Limits, tool
 from thoughtgear.devserver import DevServer
 from thoughtgear.errors import ModelUnavailableError
 from thoughtgear.providers.scripted import call
@@ -106,7 +106,32 @@ async def continued(world: World) -> WorkflowHandle[Any, Any]:
     return world.workflow(state.run_id)
 
 
-SCENES = (plain, by_value, cancelled, waited, continued)
+async def retried(world: World) -> WorkflowHandle[Any, Any]:
+    """Failed, and retried before the workflow has ended, so that a successor drives it."""
+    tries: list[int] = []
+
+    def once(_: Any) -> str:
+        tries.append(1)
+        if len(tries) == 1:
+            raise RuntimeError
+        return ""
+
+    async def retry(state: Any, error: Any) -> None:
+        await handler.retry(state.run_id, wait=False)
+
+    handler = world.handler(["Done."], context=once, callbacks=Callbacks(on_error=retry))
+    async with world.worker(handler):
+        state = await handler.handle_prompt("Hello")
+        await _until(lambda: _done(handler, state.run_id))
+        await world.workflow(state.run_id).result()
+    return world.workflow(state.run_id)
+
+
+SCENES = (plain, by_value, cancelled, waited, continued, retried)
+
+
+async def _done(handler: Any, run_id: str) -> bool:
+    return bool((await handler.get_run(run_id)).status == "done")
 
 
 async def _inbox(handler: Any) -> bool:

@@ -15,7 +15,7 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 from world import BARE, World
 
-from thoughtgear import PromptHandler, tool
+from thoughtgear import PromptHandler, control, tool
 from thoughtgear.doctor import Doctor, Finding
 from thoughtgear.errors import ModelUnavailableError
 from thoughtgear.models import Claim, Driver, now
@@ -284,6 +284,26 @@ async def test_a_workflow_that_goes_on_again_is_not_closed(world: World) -> None
     assert mended.done
     assert mended.said == "Its workflow goes on again."
     assert (await handler.get_run(run.run_id)).status == "pending"
+
+
+async def test_a_retry_that_was_not_scheduled_is_scheduled(world: World) -> None:
+    """A run whose retry died before its workflow was started again is found, goes on by the repair, and is
+    not ended by a repair that knows only of the workflow before."""
+    handler = world.handler(["Done."])
+    run = await handler.create_run("Hello")
+    await terminate(world, handler, run.run_id)
+    doctor = doctor_of(world, handler)
+    (before,) = await findings(doctor, "no worker")
+    await doctor.repair(before)
+    await control.reopen_run(handler._agent, run.run_id, Driver(executor="temporal"))
+    (found,) = await findings(doctor, "no worker")
+    late = await doctor.repair(before)
+    mended = await doctor.repair(found)
+    async with world.worker(handler):
+        state = await handler.wait(run.run_id, SECONDS)
+    assert (before.repair, found.kind, found.repair) == ("close", "not driven", "schedule")
+    assert (late.said, mended.done) == ("The run is running.", True)
+    assert (state.status, world.replies_bought()) == ("done", 1)
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,10 @@ async def test_recorded_histories_replay(file: Path) -> None:
 
 
 def test_all_kinds_are_recorded() -> None:
-    """There are histories of plain, by value, cancelled, waiting and continued-as-new runs."""
+    """There are histories of plain, by value, cancelled, waiting, continued-as-new and retried runs."""
     kinds = {file.stem.rpartition("_")[0] for file in FILES}
-    assert kinds == {"plain", "by_value", "cancelled", "waited", "continued"}
-    assert sum(file.stem.startswith("continued") for file in FILES) > 1
+    assert kinds == {"plain", "by_value", "cancelled", "waited", "continued", "retried"}
+    assert all(sum(file.stem.startswith(kind) for file in FILES) > 1 for kind in ("continued", "retried"))
 
 
 async def test_replay_notices_a_change() -> None:

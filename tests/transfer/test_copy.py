@@ -8,7 +8,7 @@ import pytest
 from filled import DOCUMENTS, PICTURE, RING, STORES, fill, snapshot
 from hooked_store import HookedStore
 
-from thoughtgear.errors import CopyConflictError, StoreError, StoreUnavailableError
+from thoughtgear.errors import CopyConflictError, InvalidInputError, StoreError, StoreUnavailableError
 from thoughtgear.handler import PromptHandler
 from thoughtgear.models import Message, RunState
 from thoughtgear.protocols import OrmAdapter
@@ -135,7 +135,8 @@ async def test_more_messages_than_versions_make_bigger_pages(pair: Pair):
 
 
 async def test_an_unfinished_copy_is_driven_by_nobody(pair: Pair):
-    """Whoever finds a run that is half copied takes it for one that is over: no reply is bought."""
+    """Whoever finds a run that is half copied takes it for one that is over, and can't retry it: no reply is
+    bought."""
     source, target = pair
     state = await append(source, new_run("r"), *["a"] * 200)
     await append(source, state, "b")
@@ -144,6 +145,8 @@ async def test_an_unfinished_copy_is_driven_by_nobody(pair: Pair):
         await StoreCopy(source, target).run()
     async with PromptHandler(model="scripted:echo", orm=target) as handler:
         ended = await handler.continue_run("r")
+        with pytest.raises(InvalidInputError, match="copy of run r into this store has not ended"):
+            await handler.retry("r")
     assert (ended.status, ended.model_replies) == ("failed", 0)
 
 
@@ -223,6 +226,20 @@ async def test_a_copy_goes_on_at_the_next_call(pair: Pair):
     await StoreCopy(source, target).run()
     assert await snapshot(target) == await snapshot(source)
     assert (await target.load_run("r")).copied is None
+
+
+async def test_a_run_that_is_retried_is_copied_again(pair: Pair):
+    """A run that failed before it was copied, and was retried in the source since, is brought up to date."""
+    source, target = pair
+    handler = PromptHandler(model="scripted:echo", orm=source)
+    run = await handler.create_run("Hello")
+    await handler.close_run(run.run_id, "failed")
+    await StoreCopy(source, target).run()
+    assert (await target.load_run(run.run_id)).status == "failed"
+    await handler.retry(run.run_id)
+    await StoreCopy(source, target).run()
+    assert (await target.load_run(run.run_id)).output == "Hello"
+    assert await snapshot(target) == await snapshot(source)
 
 
 async def test_a_run_that_is_deleted_meanwhile_leaves_nothing(pair: Pair):

@@ -83,7 +83,8 @@ class RunActivities:
             if run_id is None and given.start is not None:
                 run_id = (await _create(handler, given.start)).run_id
             error = RunError(type=given.error[0], message=given.error[1]) if given.error else None
-            state = await handler.close_run(run_id or "", given.status, error)
+            by = activity.info().workflow_run_id or ""  # a second attempt ends no run that was retried since
+            state = await handler.close_run(run_id or "", given.status, error, by)
             return sparse(replace(standing(state, by_value=given.by_value), run_id=state.run_id))
 
     @activity.defn(name=DELIVER)

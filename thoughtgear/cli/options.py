@@ -92,6 +92,7 @@ Queue = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="The workers' task queue. [env var: THOUGHTGEAR_TASK_QUEUE]"),
 ]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="Print the run's id and leave.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Go without asking.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer with JSON on stdout.")]

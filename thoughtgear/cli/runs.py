@@ -1,4 +1,4 @@
-"""The commands about runs: `run`, `show`, `wait`, `cancel`, `settle`."""
+"""The commands about runs: `run`, `retry`, `show`, `wait`, `cancel`, `settle`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from thoughtgear.cli.options import (
     Address,
     Db,
     Debug,
+    Detach,
     Drives,
     Handler,
     Json,
@@ -48,7 +49,7 @@ def run(
         str | None,
         typer.Option("--continue", metavar="RUN", help="Go on with this run instead of a new prompt."),
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the run's id and leave.")] = False,
+    detach: Detach = False,
     executor: Drives = None,
     address: Address = None,
     namespace: Namespace = None,
@@ -77,6 +78,31 @@ def run(
     text = sys.stdin.read() if prompt == "-" else prompt or ""
     new = NewPrompt(text, file or (), session, user, request)
     call(commands.run(place, new, output, detach=detach), debug, place)
+
+
+@app.command()
+def retry(
+    run_id: RunArgument,
+    target: Target = None,
+    handler: Handler = None,
+    detach: Detach = False,
+    executor: Drives = None,
+    address: Address = None,
+    namespace: Namespace = None,
+    task_queue: Queue = None,
+    db: Db = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Go on with a run that failed or was cancelled. Exit codes as of `run`.
+
+    It begins at its last commit: nothing that was saved is bought or done again.
+    """
+    from thoughtgear import commands
+
+    place = Place(target, handler, db, executor, address, namespace, task_queue)
+    call(commands.retry(place, run_id, output_of(as_json, quiet), detach=detach), debug, place)
 
 
 @app.command()

@@ -63,7 +63,8 @@ class Mending:
         if found.status == WorkflowExecutionStatus.RUNNING:
             return Mended(True, "Its workflow goes on again.")
         handler = PromptHandler(model=NO_MODEL, orm=self._store)
-        state = await handler.close_run(finding.run_id or "", finding.status or "failed", finding.error)
+        run_id, status = finding.run_id or "", finding.status or "failed"
+        state = await handler.close_run(run_id, status, finding.error, by=found.run_id)
         return Mended(True, f"The run is {state.status}.")
 
     async def _end_workflow(self, client: Client, finding: Finding, how: EndWorkflow | None) -> Mended:

@@ -15,6 +15,7 @@ from thoughtgear.doctor.findings import Diagnosis, Finding
 from thoughtgear.doctor.mending import EndWorkflow, Mended, Mending
 from thoughtgear.doctor.server import OpenWorkflow, Server
 from thoughtgear.errors import ConfigurationError, SchemaVersionError, StoreError
+from thoughtgear.loop import reopened
 from thoughtgear.models import TASK_QUEUE, RunError, RunState, now
 from thoughtgear.protocols import OrmAdapter, RunFilter
 from thoughtgear.retention import UNFINISHED
@@ -229,6 +230,10 @@ class _Scan:
 
 async def _ended(server: Server, state: RunState, found: WorkflowExecutionDescription) -> Finding:
     """A run that is not over, and whose workflow is."""
+    if reopened(state):
+        what = f"It was retried at {_moment(state)}, and its workflow has not begun again."
+        todo = "Schedule it (--repair)"
+        return Finding("not driven", what, todo, None, state.run_id, found.id, repair="schedule")
     stands = f"The run is {state.status} since {_moment(state)}"
     if found.status not in _ENDED:
         what = f"Its Temporal workflow has completed. {stands}: the store may have been set back."

@@ -59,6 +59,7 @@ class LocalExecutor:
         self._handler: PromptHandler | None = None
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._stopped: dict[str, Exception] = {}
+        self._again: set[str] = set()
         self._closed = False
 
     def bind(self, handler: PromptHandler) -> None:
@@ -68,8 +69,10 @@ class LocalExecutor:
         self._handler = handler
 
     async def schedule_next_iteration(self, run_id: str) -> None:
-        """Start the loop of this run unless it is going on. Raises `ExecutorUnavailableError` once closed."""
+        """Start the loop of this run; one that is going on looks at the store again before it ends. Raises
+        `ExecutorUnavailableError` once closed."""
         self._check_open()
+        self._again.add(run_id)
         task = self._loops.get(run_id)
         if task is None or task.done():
             self._stopped.pop(run_id, None)
@@ -114,7 +117,9 @@ class LocalExecutor:
             raise ConfigurationError("Give this executor to a PromptHandler first.")
         scope = f"local-{uuid4().hex}"
         try:
-            await self._loop(self._handler, run_id, scope)
+            while run_id in self._again:
+                self._again.discard(run_id)
+                await self._loop(self._handler, run_id, scope)
         except asyncio.CancelledError:
             await self._handler.release(run_id, scope)
             raise
@@ -123,6 +128,8 @@ class LocalExecutor:
         except Exception as exc:
             log.error("the run stops here: %s", describe(exc).message, extra={"run_id": run_id})
             self._stopped[run_id] = exc
+        finally:
+            self._again.discard(run_id)
 
     async def _loop(self, handler: PromptHandler, run_id: str, scope: str) -> None:
         iteration, failures = 1, 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from temporalio import exceptions
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.common import RawValue, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 RPC_SECONDS = 10.0
 
-_ENDED_FROM_OUTSIDE = (exceptions.TerminatedError, exceptions.TimeoutError)
+_ENDED_FROM_OUTSIDE = {
+    WorkflowExecutionStatus.TERMINATED: "was terminated",
+    WorkflowExecutionStatus.TIMED_OUT: "timed out",
+}
 
 
 class TemporalExecutor:
@@ -74,18 +77,24 @@ class TemporalExecutor:
         """Return when the run's workflow is over, however it ended, or when there is none. A run whose
         workflow was terminated, or timed out, is marked failed: nothing drives it any more."""
         name = await self._address(run_id)
+        handle = (await self.client()).get_workflow_handle(name, result_type=RawValue)
         try:
             with _reached(or_absent=True):
-                await (await self.client()).get_workflow_handle(name, result_type=RawValue).result()
+                await handle.result()
         except CodecError:
             return  # it is over, and how is in the store: the key is for those who read Temporal
         except WorkflowFailureError as exc:
-            if self._handler is not None and isinstance(exc.cause, _ENDED_FROM_OUTSIDE):
-                reason = (
-                    "was terminated" if isinstance(exc.cause, exceptions.TerminatedError) else "timed out"
-                )
-                error = RunError(type="WorkflowEndedError", message=f"Its Temporal workflow {reason}.")
-                await self._handler.close_run(run_id, "failed", error)
+            if isinstance(exc.cause, exceptions.TerminatedError | exceptions.TimeoutError):
+                await self._close(run_id, handle)
+
+    async def _close(self, run_id: str, handle: WorkflowHandle[Any, Any]) -> None:
+        """Mark the run failed, once for each execution: it may have been retried, and go on, in another."""
+        with _reached():
+            last = await handle.describe()
+        reason = _ENDED_FROM_OUTSIDE.get(last.status) if last.status is not None else None
+        if self._handler is not None and reason is not None:
+            error = RunError(type="WorkflowEndedError", message=f"Its Temporal workflow {reason}.")
+            await self._handler.close_run(run_id, "failed", error, by=last.run_id)
 
     async def cancel(self, run_id: str) -> bool:
         """Ask the run's workflow to cancel. Returns False when there is none that goes on: the server takes a

@@ -1,7 +1,7 @@
 """One run: copied in pages, made what it is by the last of them, and compared.
 
 Until then the target has it as a failed run, which nothing drives, with the error `CopyUnfinishedError`. A
-run that is not over says in `copied` which version of it the copy wrote. As long as that is its version,
+run that is not done says in `copied` which version of it the copy wrote. As long as that is its version,
 nobody has gone on with it in the target: an unfinished copy goes on from there, and so does one of a run that
 has gone on in the source. Anything else is somebody else's, and is left as it is.
 
@@ -17,7 +17,7 @@ from itertools import pairwise
 
 from thoughtgear.batches import find_run
 from thoughtgear.errors import ConflictError, CopyConflictError, StoreError
-from thoughtgear.models import Claim, Message, RunError, RunState
+from thoughtgear.models import UNFINISHED_COPY, Claim, Message, RunError, RunState
 from thoughtgear.protocols import OrmAdapter
 from thoughtgear.transfer.report import Count
 
@@ -25,7 +25,7 @@ PAGE = 128
 """Messages in one commit of a copy; as many are in memory."""
 
 UNFINISHED = RunError(
-    type="CopyUnfinishedError",
+    type=UNFINISHED_COPY,
     message="This run is being copied into this store; the same copy again ends it.",
 )
 
@@ -48,7 +48,7 @@ class RunCopier:
         there = await find_run(self._target, state.run_id)
         if there is not None and same(there, state) and there.copied in (None, there.version):
             return False
-        if is_unfinished(state):
+        if state.unfinished_copy:
             raise _conflict(
                 state.run_id, "the source has an unfinished copy of it, which has to be ended first"
             )
@@ -110,13 +110,8 @@ class RunCopier:
     async def remove_unfinished(self, run_id: str) -> None:
         """Delete what was copied of a run that was deleted in the source before its copy was whole."""
         there = await find_run(self._target, run_id)
-        if there is not None and is_unfinished(there):
+        if there is not None and there.unfinished_copy:
             await self._target.delete_run(run_id)
-
-
-def is_unfinished(state: RunState) -> bool:
-    """Whether a copy into this store has not ended."""
-    return state.error is not None and state.error.type == UNFINISHED.type
 
 
 def same(one: RunState, other: RunState) -> bool:
@@ -142,7 +137,8 @@ def _commits(state: RunState, count: int, base: int) -> list[tuple[int, int]]:
 
 
 def _finished(state: RunState) -> RunState:
-    return state.model_copy(update={"copied": None if state.over else state.version})
+    """A run that failed or was cancelled may be retried, and then goes on, here or in the source."""
+    return state.model_copy(update={"copied": None if state.status == "done" else state.version})
 
 
 def _unfinished(state: RunState, version: int, count: int) -> RunState:

@@ -53,6 +53,8 @@ class RunWorkflow:
         self._carried = self._given.carried or Carried(by_value=self._given.run_id is None)
         report = await self._until_over()
         await steps.uncancelled(workflow.wait_condition(workflow.all_handlers_finished))
+        if self._given.run_id is not None and (self._carried.woken or report.status not in OVER):
+            self._look_again()
         return self._end(report)
 
     @workflow.signal
@@ -73,7 +75,7 @@ class RunWorkflow:
             run_id, handler = self._given.run_id, self._given.handler
             if run_id is not None:
                 await steps.deliver(DeliverInput(run_id, text, request_id, handler))
-                self._carried.woken = True
+                self._carried.woken = self._carried.woken or not self._over
 
     @workflow.query
     def progress(self) -> dict[str, Any]:
@@ -148,8 +150,15 @@ class RunWorkflow:
     async def _continue_as_new(self) -> None:
         """Go on with a fresh history. The handlers finish first: their messages are in the store then."""
         await workflow.wait_condition(workflow.all_handlers_finished)
-        given = replace(self._given, prompt=None, metadata=None, carried=self._carried)
-        workflow.continue_as_new(sparse(given))
+        self._succeed(self._carried)
+
+    def _look_again(self) -> None:
+        """A wake came after the last look at the run: it may have been retried. A successor looks, which is
+        not cancelled where this workflow was."""
+        self._succeed(replace(self._carried, version=0, woken=False, facts={}))
+
+    def _succeed(self, carried: Carried) -> None:
+        workflow.continue_as_new(sparse(replace(self._given, prompt=None, metadata=None, carried=carried)))
 
     async def _close(self, close: CloseInput) -> Report:
         """End the run in the store, even when cancelled meanwhile; one that was over stays what it is."""
@@ -168,7 +177,8 @@ class RunWorkflow:
 
     def _end(self, report: Report) -> RunResult:
         self._note(report)
-        if report.status == "failed" and not report.stale:
+        alone = self._given.carried is None  # else a predecessor has driven the run to this end
+        if report.status == "failed" and not (report.stale and alone):
             kind, message = report.error or ("RunFailedError", "The run failed.")
             raise ApplicationError(message, type=kind, non_retryable=True)
         if report.status == "cancelled" and workflow.cancellation_reason() is not None:
