@@ -43,8 +43,8 @@ def save_reply(
     reply: Message,
     rows: Sequence[CallRecord],
     seen: Sequence[InboxItem],
-    parent: Parent | None,
     limits: Limits,
+    parent: Parent | None = None,
 ) -> list[Message]:
     """Append the messages that the model saw and its reply; a reply without calls completes the turn.
     `parent` is how much of the conversation it saw, which is frozen by this."""
