@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 import signal
@@ -12,7 +13,10 @@ from pathlib import Path
 import pytest
 from mongodb_server import MongoServer
 from postgres_server import PostgresServer
+from proofs.temporal_server import ShortHistories
 from s3_server import S3Server
+
+from thoughtgear.devserver import DevServer
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so, and every process of a test would inherit it: Ctrl-C is tested.
@@ -55,6 +59,15 @@ def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def temporal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevServer]:
+    """One Temporal server with a database file for all proofs: it can be killed. Its histories are short."""
+    server = ShortHistories(db=tmp_path_factory.mktemp("temporal") / "temporal.db", ui=False)
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.stop())
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from case import TIMES, Case
 from outage import Outage, of_database, of_temporal
 from places import STORES, server_of, url_of
 from postgres_server import ESCAPED, PASSWORD
+from proofs.case import TIMES, Case
 from proofs.workers import Job
 from s3_server import SECRET_KEY
 from server_process import Server

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from case import Case
 from histories import chain, of_type
 from outage import Outage
 from proofs.agent import (
@@ -22,6 +21,7 @@ from proofs.agent import (
     DURING_TOOL,
     STARTED,
 )
+from proofs.case import Case
 from proofs.faults import EXIT_CODE, Fault, Gate
 
 from thoughtgear.client import RunClient

@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import uuid4
 
 from histories import chain, everything
+from temporalio.client import Client
+
 from proofs.agent import Agent, At, ledger_of, nothing, prompt
 from proofs.faults import Fault
 from proofs.violations import Ended, open_workflows, secrets, violations
 from proofs.workers import Job, WorkerProcess
-from temporalio.client import Client
-
 from thoughtgear import PromptHandler, TemporalExecutor, build_worker
 from thoughtgear.models import RunState
 from thoughtgear.registry import open_store
@@ -47,7 +48,7 @@ class Case:
 
     async def ask(self, steps: int = STEPS) -> None:
         """Have the prompt acknowledged: stored, and scheduled."""
-        self.steps, self.prompt = steps, prompt(self.job.queue, steps)
+        self.steps, self.prompt = steps, prompt(uuid4().hex, steps)
         self.run_id = (await self._handler.handle_prompt(self.prompt)).run_id
 
     def process(self, fault: Fault) -> WorkerProcess:
@@ -73,6 +74,12 @@ class Case:
                 await asyncio.sleep(0.02)
         return found
 
+    async def until_closed(self) -> None:
+        """Wait until no workflow of the queue goes on."""
+        async with asyncio.timeout(SECONDS):
+            while await open_workflows(self.client, self.job.queue):
+                await asyncio.sleep(0.2)
+
     async def over(self) -> RunState:
         """Wait for the run's end."""
         return await self._handler.wait(self.run_id, SECONDS)
@@ -86,6 +93,7 @@ class Case:
         sent: Sequence[Sequence[str]] = (),
     ) -> dict[str, str]:
         """Check all that is promised, and return how each call ended."""
+        await self.until_closed()
         for process in self._processes:
             process.kill()
         state = await self._handler.get_run(self.run_id)
@@ -97,7 +105,6 @@ class Case:
         found = await violations(ended, self.ledger)
         # What is sent by a signal goes through the history: that is said where it is offered.
         found += secrets([*([] if sent else said), *logged], *self.passwords)
-        found += await open_workflows(self.client, self.job.queue)
         assert not found, "\n".join(found)
         return {m.tool_result.call_id: m.tool_result.status for m in history if m.tool_result}
 
