@@ -165,7 +165,7 @@ async def test_what_a_loser_wrote_is_removed(
     with pytest.raises(ConflictError):
         await append(store, state, BIG)
     theirs = await other.load_run("r")
-    assert not [key for key in keys_below(s3, store, "runs/r/") if "/b" in key]
+    assert not [key for key in keys_below(s3, store, "runs/r/") if key.rpartition("/")[2].startswith("b")]
     await assert_standing(store, theirs, *["x"] * PAGE, "theirs")
     state = theirs
     for _ in range(PAGE - 1):

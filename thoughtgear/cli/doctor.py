@@ -35,7 +35,7 @@ def doctor(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Look for runs that nothing drives, and for what is wrong with the store and the Temporal server.
+    """Find what is wrong with runs and what drives them.
 
     Changes nothing without --repair. Exit code 0: nothing is wrong; 1: something is.
     """
