@@ -31,6 +31,9 @@ from thoughtgear.protocols import Attempt, OrmAdapter
 FRESH_SECONDS = 1.0
 """A contact with the store that is younger counts as the check before an effect."""
 
+MOST_LOOKS = 2
+"""How often a check looks: again where the answer is old when it comes, as in a process that stood still."""
+
 READ_BACK_DELAYS = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)
 """Seconds before each attempt to learn the outcome of a write that the store did not confirm."""
 
@@ -38,7 +41,7 @@ UNANSWERED_WRITES = 5
 """How often a commit tries to write to a store that can be read and fails to write."""
 
 Change = Callable[[RunState], list[Message]]
-Appended = Callable[[RunState, Sequence[Message]], None]
+Appended = Callable[[RunState, Sequence[Message], float], None]
 T = TypeVar("T")
 
 log = logging.getLogger("thoughtgear")
@@ -65,8 +68,8 @@ class RunWriter:
     """Commits to one run on behalf of one attempt. One commit at a time.
 
     `state` is the newest acknowledged state that this attempt knows; `appended` is told what a commit
-    added to the transcript. `contact` is the moment, on the monotonic clock, at which the store had `state`
-    (default: now).
+    added to the transcript, and its contact. `contact` is the moment, on the monotonic clock, at which the
+    store was asked for `state` (default: now).
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class RunWriter:
         self._owner = _owner(attempt)
         self._epoch = state.claim.epoch
         self._holding = state.claim.owner == self._owner
+        self._released = False
         self._contact = time.monotonic() if contact is None else contact
         self._lock = asyncio.Lock()
 
@@ -129,15 +133,8 @@ class RunWriter:
         `StoreUnavailableError` when the outcome can't be learnt. A cancelled caller gets its
         cancellation after the write is over.
         """
-        nonce = uuid4().hex
         async with self._lock:
-            try:
-                return await self._commit(change, release, nonce)
-            except asyncio.CancelledError:
-                # The write may be done or not begun. The same commit again finds it done, or does it.
-                with suppress(Exception):
-                    await uninterrupted(self._commit(change, release, nonce))
-                raise
+            return await self._commit_whole(change, release)
 
     async def check(self) -> None:
         """The last await before an effect: make sure that this attempt may go on.
@@ -145,8 +142,9 @@ class RunWriter:
         Costs nothing while the last contact with the store is young. Raises `SupersededError`, or
         `RunCancelledError` when a cancel waits in the inbox.
         """
-        if time.monotonic() - self._contact > FRESH_SECONDS:
-            await self._look()
+        for _ in range(MOST_LOOKS):
+            if time.monotonic() - self._contact > FRESH_SECONDS:
+                await self._look()
         if self.state.cancel_requested:
             raise RunCancelledError
 
@@ -156,22 +154,42 @@ class RunWriter:
         while True:
             try:
                 await self._look()
-                if self.state.claim.deadline < time.time() + self._attempt.hold * 2 / 3:
-                    await self.commit(_start)
+                await self._renew()
             except StoreUnavailableError as exc:
                 log.warning("the store can't be reached: %s", exc, extra={"run_id": self.state.run_id})
             if self.state.cancel_requested:
                 raise RunCancelledError
             await asyncio.sleep(self._attempt.watch)
 
+    async def _renew(self) -> None:
+        """Commit the claim anew before it runs out; not after a commit that gave it back, for which this
+        waited. That commit may have ended the run."""
+        async with self._lock:
+            soon = time.time() + self._attempt.hold * 2 / 3
+            if not self._released and self.state.claim.deadline < soon:
+                await self._commit_whole(_start, release=False)
+
     async def _look(self) -> None:
         async with self._lock:
-            self._adopt(await self._store.load_run(self.state.run_id))
+            asked = time.monotonic()
+            self._adopt(await self._store.load_run(self.state.run_id), asked)
+
+    async def _commit_whole(self, change: Change, release: bool) -> RunState:
+        nonce = uuid4().hex
+        try:
+            return await self._commit(change, release, nonce)
+        except asyncio.CancelledError:
+            # The write may be done or not begun. The same commit again finds it done, or does it.
+            with suppress(Exception):
+                await uninterrupted(self._commit(change, release, nonce))
+            raise
 
     async def _commit(self, change: Change, release: bool, nonce: str) -> RunState:
         unanswered = 0
         while True:
             draft, messages = self._draft(change, nonce, release)
+            # Not when the answer came: a process that stood still in between would take it for fresh.
+            asked = time.monotonic()
             try:
                 await self._store.save_run(draft, messages)
             except ConflictError as exc:
@@ -182,10 +200,10 @@ class RunWriter:
                 if newest.nonce != nonce and unanswered == UNANSWERED_WRITES:
                     raise
             else:
-                return self._acknowledge(draft, messages)
+                return self._acknowledge(draft, messages, asked)
             if newest.nonce == nonce:
-                return self._acknowledge(newest, messages)
-            self._adopt(newest)
+                return self._acknowledge(newest, messages, asked)
+            self._adopt(newest, asked)
 
     def _draft(self, change: Change, nonce: str, release: bool) -> tuple[RunState, list[Message]]:
         base = self.state
@@ -214,18 +232,19 @@ class RunWriter:
         deadline = time.time() + self._attempt.hold
         return Claim(epoch=epoch, owner=self._owner, driver=self._attempt.driver, deadline=deadline)
 
-    def _acknowledge(self, state: RunState, messages: Sequence[Message]) -> RunState:
+    def _acknowledge(self, state: RunState, messages: Sequence[Message], asked: float) -> RunState:
         self._epoch = state.claim.epoch
         self._holding = state.claim.owner == self._owner
-        self._contact = time.monotonic()
+        self._released = not self._holding
+        self._contact = asked
         self.state = state
         if self._appended is not None:
-            self._appended(state, messages)
+            self._appended(state, messages, asked)
         if self._attempt.acknowledged is not None:
             self._attempt.acknowledged(state.version)
         return state
 
-    def _adopt(self, newest: RunState) -> None:
+    def _adopt(self, newest: RunState, asked: float) -> None:
         """Go on from a state that only senders have changed: they keep claim and nonce.
 
         Another nonce is another holder's commit, also under the epoch that I know: it may have ended the run.
@@ -237,7 +256,7 @@ class RunWriter:
             self._epoch, self._holding = newest.claim.epoch, True
         elif self._holding or newest.claim.epoch != self._epoch or newest.nonce != self.state.nonce:
             raise SupersededError
-        self._contact = time.monotonic()
+        self._contact = asked
         self.state = newest
 
     async def _read_back(self, cause: Exception) -> RunState:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from thoughtgear import live
 from thoughtgear.agent import Agent
 from thoughtgear.calls import Calls
-from thoughtgear.commit import FRESH_SECONDS, RunWriter
+from thoughtgear.commit import FRESH_SECONDS, RunWriter, uninterrupted
 from thoughtgear.errors import (
     ModelUnavailableError,
     RunCancelledError,
@@ -262,19 +262,23 @@ async def _watched(
             tasks.append(asyncio.create_task(watch()))
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            await _stop(working)
+            await _stop([working])
             tasks[-1].result()
         return working.result()
     finally:
+        await _stop(tasks)
+
+
+async def _stop(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for their end, which saves what is finished, even when cancelled again meanwhile:
+    a watch that went on would renew the claim of an attempt that is over. How they ended is swallowed."""
+    running = [task for task in tasks if not task.done()]
+    for task in running:
+        task.cancel()
+    try:
+        if running:
+            await uninterrupted(asyncio.wait(running))
+    finally:
         for task in tasks:
-            await _stop(task)
-
-
-async def _stop(task: asyncio.Task[Any]) -> None:
-    """Cancel a task and wait for its end, which saves what is finished; swallow how it ended."""
-    if task.done():
-        return
-    task.cancel()
-    await asyncio.wait((task,))
-    if not task.cancelled():
-        task.exception()
+            if task.done() and not task.cancelled():
+                task.exception()

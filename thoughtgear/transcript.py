@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
@@ -91,14 +90,16 @@ class Transcripts:
         kept = self._open(state).attached
         return [message for message in kept if message.seq < state.message_count]
 
-    def appended(self, state: RunState, messages: Sequence[Message]) -> None:
-        """Take over a state and messages that were just committed, so that nobody reads them again."""
+    def appended(self, state: RunState, messages: Sequence[Message], contact: float) -> None:
+        """Take over a state and messages that were just committed, so that nobody reads them again. `contact`
+        is when the store was asked to, on the monotonic clock."""
         kept = self._open(state)
-        kept.acknowledged = state, time.monotonic()
+        kept.acknowledged = state, contact
         self._extend(state, kept, messages)
 
     def acknowledged(self, run_id: str) -> tuple[RunState, float] | None:
-        """Return the state of this process's last commit to the run, and when (on the monotonic clock)."""
+        """Return the state of this process's last commit to the run, and when it was sent (on the monotonic
+        clock)."""
         kept = self._runs.get(run_id)
         return kept.acknowledged if kept else None
 

@@ -54,7 +54,7 @@ async def test_transcripts_let_go_of_large_calls(store: FaultyStore) -> None:
     for run in runs:
         messages = [Message(seq=0, role="assistant", tool_calls=[large])]
         await store.save_run(run, messages)
-        transcripts.appended(run, messages)
+        transcripts.appended(run, messages, 0.0)
     await store.delete_run("second")
     await store.delete_run("first")
     assert len(await transcripts.messages(runs[1])) == 1
