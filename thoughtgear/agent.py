@@ -32,6 +32,7 @@ class Agent:
     sessions: Sessions
     transcripts: Transcripts
     threads: ToolThreads
+    reconcile_threads: ToolThreads
     callbacks: Callbacks
     limits: Limits
     model_options: Mapping[str, Any] = field(default_factory=dict)

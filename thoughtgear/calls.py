@@ -22,7 +22,7 @@ from thoughtgear.outcomes import Done, Outcome, Reconcile, Void
 from thoughtgear.protocols import Attempt
 from thoughtgear.threads import ThreadsBusyError
 from thoughtgear.tools import Tool, ToolContext, cut, idempotency_key, result_text
-from thoughtgear.transitions import known, mark_started, save_results, unfinished
+from thoughtgear.transitions import known, mark_started, save_outcomes, unknown
 
 GRACE_SECONDS = 0.05
 """How long finished calls wait for their siblings before they are saved without them."""
@@ -45,6 +45,7 @@ class Calls:
     def __init__(self, agent: Agent, writer: RunWriter, attempt: Attempt) -> None:
         self.finished: list[ToolResult] = []
         self.unsettled: list[str] = []
+        self._refused = False  # an unknown outcome fails the run: what comes in order is not begun
         self._agent = agent
         self._writer = writer
         self._attempt = attempt
@@ -84,10 +85,10 @@ class Calls:
                 await self._save_finished()
 
     async def _save_finished(self) -> None:
-        if self.finished:
-            results, self.finished = self.finished, []
-            state = await self._writer.commit(partial(save_results, results=results))
-            log.debug("saved %d results", len(results), extra={"run_id": state.run_id})
+        if self.finished or self.unsettled:
+            change = partial(save_outcomes, results=self.finished, unsettled=self.unsettled)
+            self.finished, self.unsettled = [], []
+            await self._writer.commit(change)
 
     async def _stop(self, tasks: set[asyncio.Task[None]]) -> None:
         for task in tasks:
@@ -102,7 +103,8 @@ class Calls:
     async def _call(self, row: CallRecord, in_order: bool) -> None:
         if in_order:
             async with self._turn:
-                await self._keep(row, self._result(row))
+                if not self._refused:
+                    await self._keep(row, self._result(row))
         else:
             await self._keep(row, self._result(row))
 
@@ -111,6 +113,7 @@ class Calls:
         if result.status == "unknown" and row.on_unknown == "ask_person":
             self.unsettled.append(row.call.id)
             return
+        self._refused |= result.status == "unknown" and row.on_unknown == "fail"
         self.finished.append(result)
         await self._agent.callbacks.fire("on_tool_end", self._writer.state.run_id, result)
 
@@ -118,8 +121,8 @@ class Calls:
         call = row.call
         tool = self._agent.toolbox.find(call.name)
         if tool is None:
-            known = ", ".join(spec.name for spec in self._agent.toolbox.specs()) or "none"
-            return self._cut(_error(call, f"There is no tool named {call.name!r}. Tools: {known}."))
+            names = ", ".join(spec.name for spec in self._agent.toolbox.specs()) or "none"
+            return self._cut(_error(call, f"There is no tool named {call.name!r}. Tools: {names}."))
         if call.cut:
             return _error(call, CUT)
         try:
@@ -187,29 +190,29 @@ class Calls:
 
     async def _resolve(self, row: CallRecord) -> ToolResult:
         """What became of a call whose end was not seen: what the tool's `reconcile` finds out, or unknown."""
-        tool, outcome = self._agent.toolbox.find(row.call.name), None
-        if tool is not None and tool.reconcile is not None:
-            outcome = await self._reconcile(tool, tool.reconcile, row.call.id)
-        if isinstance(outcome, Done):
-            return self._cut(known(row.call, done=True, text=result_text(outcome.result)))
-        if isinstance(outcome, Void):
-            return self._cut(known(row.call, done=False, text=outcome.reason))
-        return unfinished(row.model_copy(update={"status": "started"}))
-
-    async def _reconcile(self, tool: Tool, reconcile: Reconcile, call_id: str) -> Outcome:
-        """Have the tool settle the key outside, which is an effect. Where that fails, nobody knows."""
-        run_id = self._writer.state.run_id
-        ask = partial(reconcile, idempotency_key(run_id, call_id))
-        await self._writer.check()
+        tool = self._agent.toolbox.find(row.call.name)
+        if tool is None or tool.reconcile is None:
+            return unknown(row.call)
+        await self._writer.check()  # it settles the key outside, which is an effect
         try:
-            async with asyncio.timeout(tool.timeout), self._agent.threads.place(tool.timeout) as place:
-                run = ask if inspect.iscoroutinefunction(reconcile) else partial(place.run, ask)
-                found = await contained("reconcile", run)
-                outcome: Outcome = await found if inspect.isawaitable(found) else found
-                return outcome
+            async with asyncio.timeout(tool.timeout):
+                outcome: Outcome = await contained("reconcile", self._ask, row.call, tool, tool.reconcile)
+            return self._cut(_settled(row.call, outcome))
         except Exception as exc:
-            log.warning("reconcile of call %s: %s", call_id, type(exc).__name__, extra={"run_id": run_id})
-            return None
+            extra = {"run_id": self._writer.state.run_id}
+            log.warning("reconcile of call %s: %s", row.call.id, type(exc).__name__, extra=extra)
+            return unknown(row.call)
+
+    async def _ask(self, call: ToolCall, tool: Tool, reconcile: Reconcile) -> Outcome:
+        """Ask the tool; a plain function in a thread, of a pool that hanging tools can't fill."""
+        ask = partial(reconcile, idempotency_key(self._writer.state.run_id, call.id))
+        if inspect.iscoroutinefunction(reconcile):
+            found = ask()
+        else:
+            async with self._agent.reconcile_threads.place(tool.timeout) as place:
+                found = await place.run(ask)
+        outcome: Outcome = await found if inspect.isawaitable(found) else found
+        return outcome
 
     def _context(self, call: ToolCall, scope: asyncio.Timeout, seconds: float) -> ToolContext:
         state = self._writer.state
@@ -228,6 +231,16 @@ class Calls:
     def _cut(self, result: ToolResult) -> ToolResult:
         result.content = cut(result.content, self._agent.limits.tool_result_bytes)
         return result
+
+
+def _settled(call: ToolCall, outcome: Outcome) -> ToolResult:
+    if isinstance(outcome, Done):
+        return known(call, done=True, text=result_text(outcome.result))
+    if isinstance(outcome, Void):
+        return known(call, done=False, text=outcome.reason)
+    if outcome is not None:
+        raise InvalidInputError("reconcile has to return Done(result), Void(reason) or None.")
+    return unknown(call)
 
 
 def memory_scope(state: RunState) -> str:

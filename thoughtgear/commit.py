@@ -220,7 +220,7 @@ class RunWriter:
         for seq, message in enumerate(messages, base.message_count):
             message.seq = seq
         draft.message_count += len(messages)
-        draft.claim = self._next_claim(release or draft.over)
+        draft.claim = self._next_claim(release or draft.over or draft.status == "waiting")
         if self._attempt.driver not in ("direct", draft.driver.executor):
             draft.driver = Driver(executor=self._attempt.driver)
         return draft, messages

@@ -85,7 +85,7 @@ async def settle(agent: Agent, run_id: str, call_id: str, outcome: Outcome) -> R
 
 
 def _decision(call_id: str, outcome: Outcome, most_bytes: int) -> InboxItem:
-    item = InboxItem(request_id=f"settle-{call_id}", kind="settle", call_id=call_id)
+    item = InboxItem(request_id=f"{inbox.OURS}settle-{call_id}", kind="settle", call_id=call_id)
     if isinstance(outcome, Done):
         item.outcome, item.text = "done", cut(result_text(outcome.result), most_bytes)
     elif isinstance(outcome, Void):

@@ -81,6 +81,7 @@ class PromptHandler:
             sessions=Sessions(self.store, transcripts, on_busy),
             transcripts=transcripts,
             threads=ToolThreads(tool_threads),
+            reconcile_threads=ToolThreads(tool_threads),
             callbacks=callbacks or Callbacks(),
             limits=self.limits,
             model_options=dict(model_options or {}),
@@ -278,8 +279,16 @@ class PromptHandler:
         `ExecutorUnavailableError` (the decision is stored).
         """
         state = await control.settle(self._agent, check_run_id(run_id), call_id, outcome)
-        if schedule and not state.over:
-            await self._wake(state)
+        if not schedule or state.over:
+            return state
+        driver = state.driver.executor
+        if driver not in (self.executor.name, "local"):  # a local loop looks every second
+            raise ExecutorUnavailableError(
+                f"The decision is stored; {driver} drives the run and looks for it within an hour, and this "
+                "handler can't wake it: settle once more through a handler with that executor.",
+                run_id=run_id,
+            )
+        await self._wake(state)
         return state
 
     async def cancel(self, run_id: str) -> RunState:
@@ -291,7 +300,7 @@ class PromptHandler:
         state = await self.get_run(run_id)
         if state.over or await self._cancel_in_driver(state):
             return state
-        item = InboxItem(request_id="cancel", kind="cancel")
+        item = InboxItem(request_id=f"{inbox.OURS}cancel", kind="cancel")
         state = await inbox.put(self.store, run_id, item, self.limits)
         if state.over or state.claim.live():
             return state

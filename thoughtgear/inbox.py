@@ -14,6 +14,10 @@ FIRST_DELAY, MOST_DELAY, TRIES = 0.01, 0.5, 100
 """The sender backs off, so that the worker doesn't have to: seconds, and how often."""
 
 
+OURS = "\x1f"
+"""What the ids of decisions and cancels begin with: no id that comes from outside has a control character."""
+
+
 async def put(store: OrmAdapter, run_id: str, item: InboxItem, limits: Limits) -> RunState:
     """Put an item into a run's inbox; return the state that has it.
 

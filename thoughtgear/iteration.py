@@ -48,7 +48,7 @@ async def run_iteration(agent: Agent, run_id: str, iteration: int, attempt: Atte
         raise StateRegressionError
     if state.over or state.iteration != iteration - 1:
         return standing(state)
-    if state.unsettled and not state.cancel_requested:
+    if state.status == "waiting" and state.unsettled and not state.cancel_requested:
         return standing(state)
     writer = RunWriter(agent.store, state, attempt, agent.transcripts.appended, contact)
     if writer.must_wait:
@@ -65,18 +65,21 @@ async def _newest(agent: Agent, run_id: str, attempt: Attempt) -> tuple[RunState
 
     A driver that serialises and knows of no newer version than this process has just committed goes on from
     that one: it is as fresh as the check before an effect asks for, and whatever came in since then makes the
-    next commit a conflict.
+    next commit a conflict. Not where there may be no commit, because a person is to decide; and both clocks
+    have to agree: one of them stands still while the machine is suspended.
     """
     known = agent.transcripts.acknowledged(run_id) if attempt.serialised and attempt.number == 1 else None
-    if known and known[0].version == attempt.version and time.monotonic() - known[1] < FRESH_SECONDS:
-        return known
+    if known and known[0].version == attempt.version and known[0].status == "running":
+        passed = (now() - known[0].updated_at).total_seconds()
+        if max(abs(passed), time.monotonic() - known[1]) < FRESH_SECONDS:
+            return known
     asked = time.monotonic()
     return await agent.store.load_run(run_id), asked
 
 
 def standing(state: RunState, status: Any = None, wait: float = 0.0, reason: str = "") -> IterationResult:
     """Report where a run stands: `status` unless it is over, or waits for a person."""
-    if not state.over and state.unsettled:
+    if state.status == "waiting" and state.unsettled:
         status, wait = "waiting", PERSON_LOOK
         ids = ", ".join(row.call.id for row in state.unsettled)
         reason = f"a person has to settle call {ids}"
@@ -121,7 +124,7 @@ class _Iteration:
             raise
         state = self._writer.state
         result = standing(state)
-        if not state.unsettled:  # else the iteration goes on later, and reports then
+        if state.status != "waiting":  # else the iteration goes on later, and reports then
             result.tools, result.tokens = tools, [self._used.input_tokens, self._used.output_tokens]
         await self._tell(state, result)
         return result
@@ -186,7 +189,7 @@ class _Iteration:
         finish = partial(
             close_calls, results=calls.finished, unsettled=calls.unsettled, limits=self._agent.limits
         )
-        await self._writer.commit(finish, release=bool(calls.unsettled) or not self._attempt.keep_claim)
+        await self._writer.commit(finish, release=not self._attempt.keep_claim)
 
     async def _request(self, seen: Sequence[InboxItem], parent: Parent | None) -> ModelRequest:
         agent, state = self._agent, self._writer.state

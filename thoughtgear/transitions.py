@@ -103,24 +103,26 @@ def save_results(state: RunState, results: Sequence[ToolResult]) -> list[Message
 def close_calls(
     state: RunState, results: Sequence[ToolResult], unsettled: Collection[str], limits: Limits
 ) -> list[Message]:
-    """Append the results and what people have decided; end the turn, or wait where a call has no result yet.
-
-    `unsettled` are the calls whose outcome nobody knows and a person is to tell.
-    """
-    messages = save_results(state, results) + save_decisions(state)
-    for call_id in unsettled:
-        _row(state, call_id).status = "waiting"
+    """Save the outcomes and what people have decided; end the turn, or wait where a call has no result yet. A
+    run that an unknown outcome fails asks nobody."""
+    messages = save_outcomes(state, results, unsettled) + save_decisions(state)
+    refused = next((r for r in state.ledger if r.status == "unknown" and r.on_unknown == "fail"), None)
+    if refused is not None:
+        text = f"It is unknown whether call {refused.call.id} took effect (on_unknown=fail)."
+        return messages + end_run(state, "failed", RunError(type="OutcomeUnknownError", message=text))
     if any(row.status == "waiting" for row in state.ledger):
         pause(state)
         return messages
-    refused = next((r for r in state.ledger if r.status == "unknown" and r.on_unknown == "fail"), None)
-    if refused is None:
-        return messages + complete_turn(state, limits)
-    error = RunError(
-        type="OutcomeUnknownError",
-        message=f"It is unknown whether call {refused.call.id} took effect (on_unknown=fail).",
-    )
-    return messages + end_run(state, "failed", error)
+    return messages + complete_turn(state, limits)
+
+
+def save_outcomes(
+    state: RunState, results: Sequence[ToolResult], unsettled: Collection[str]
+) -> list[Message]:
+    """Append results; `unsettled` are the calls whose outcome nobody knows and a person is to tell."""
+    for call_id in unsettled:
+        _row(state, call_id).status = "waiting"
+    return save_results(state, results)
 
 
 def save_decisions(state: RunState) -> list[Message]:
@@ -135,7 +137,7 @@ def save_decisions(state: RunState) -> list[Message]:
 def decided(row: CallRecord, item: InboxItem) -> ToolResult:
     """The result that a person's decision makes."""
     if item.outcome == "unknown":
-        return unfinished(row)
+        return unknown(row.call)
     return known(row.call, done=item.outcome == "done", text=item.text)
 
 
@@ -188,10 +190,15 @@ def reopen(state: RunState, driver: Driver) -> list[Message]:
 def unfinished(row: CallRecord) -> ToolResult:
     """The result of a call that has none: never a guess."""
     if row.status != "pending":
-        text = "It is unknown whether this call took effect: it was started, and its end was not seen."
-        return ToolResult(call_id=row.call.id, name=row.call.name, status="unknown", content=text)
+        return unknown(row.call)
     text = "This call has no result: the run ended first."
     return ToolResult(call_id=row.call.id, name=row.call.name, status="cancelled", content=text)
+
+
+def unknown(call: ToolCall) -> ToolResult:
+    """The result of a call that was started and whose end nobody knows."""
+    text = "It is unknown whether this call took effect: it was started, and its end was not seen."
+    return ToolResult(call_id=call.id, name=call.name, status="unknown", content=text)
 
 
 def _apply(state: RunState, verdict: Verdict) -> list[Message]:

@@ -37,9 +37,10 @@ LOOK_AGAIN_SECONDS = 1.0
 
 _COMES: dict[str, Callable[[RunState], bool]] = {
     "in_progress": lambda state: not state.claim.live(),
-    "waiting": lambda state: state.status == "waiting" and not state.unsettled,
+    "waiting": lambda state: state.status != "pending" and not state.unsettled and not state.claim.live(),
 }
-"""How the store shows that a wait is over: the claim is given back, a person has decided."""
+"""How the store shows that a wait is over: the claim is given back; a person has decided and nobody else goes
+on with that (a run that is pending waits for its session's earlier one)."""
 
 
 class LocalExecutor:
