@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ConnectionClosedError
@@ -47,6 +49,19 @@ class Wire:
         """Send the request that is before `step`, and return the answer."""
         return self._http.send(self._now.request)
 
+    def send_part(self, size: int) -> NoReturn:
+        """Send the request that is before `step` up to so many bytes of its body, as who is killed then."""
+        request = self._now.request
+        address = urlsplit(request.url)
+        headers = {"Host": address.netloc, **request.headers}
+        lines = [f"{request.method} {address.path} HTTP/1.1"]
+        lines += [f"{name}: {as_text(value)}" for name, value in headers.items()]
+        with socket.create_connection((address.hostname, address.port), 10) as cut:
+            cut.sendall("\r\n".join([*lines, "", ""]).encode() + request.body.getvalue()[:size])
+            cut.shutdown(socket.SHUT_WR)
+            cut.recv(1)  # the server has done with it
+        raise Died
+
     def lose(self) -> None:
         """Send the request that is before `step`, and lose the answer."""
         self.send()
@@ -74,6 +89,10 @@ class Wire:
     def _answered(self, http_response: Any, **_: Any) -> None:
         with self._lock:
             self.received += int(http_response.headers.get("content-length", 0))
+
+
+def as_text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 class Body:

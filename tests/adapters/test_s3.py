@@ -53,7 +53,7 @@ class TestS3Endurance(OnS3, SharedAdapterEndurance):
     """Large numbers."""
 
     contended_commits = 160
-    kills = 50
+    kills = 100
 
 
 @pytest.fixture(autouse=True, scope="module")

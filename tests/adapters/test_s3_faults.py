@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from killed_server import LONG_LOAD, go_on, outlive_kills
 from s3_server import S3Server
-from s3_wire import Wire
+from s3_wire import Died, Wire
 from server_process import running_again
 
 from thoughtgear.adapters.s3 import S3Adapter
+from thoughtgear.adapters.s3_documents import key_text
 from thoughtgear.errors import ConfigurationError, ConflictError, StoreUnavailableError
 from thoughtgear.testing import append, new_run
 from thoughtgear.testing.case import assert_absent, assert_standing, texts_of
@@ -150,6 +151,35 @@ async def test_a_document_that_was_written_upon_is_known_again(
         assert fired == [200]
         found = await store.get_document("cache", "k")
         assert (found.value if found else None) == final
+
+
+@pytest.mark.parametrize("size", [0, 1, 200])
+async def test_a_request_that_is_cut_off_writes_nothing(
+    store: S3Adapter, other: S3Adapter, wire: Wire, size: int
+) -> None:
+    """A writer that dies within a request has written nothing: the object is whole or as it was."""
+    state = await append(store, new_run("r"), "a")
+    tag = await store.put_document("memory", "k", b"v" * 300, tag=None)
+
+    def step(operation: str, key: str) -> None:
+        if operation == "PutObject" and key.endswith(("/head", key_text("k"), key_text("new"))):
+            wire.send_part(size)
+
+    wire.step = step
+    for write in (
+        append(store, state, "b"),
+        append(store, new_run("new"), "b"),
+        store.put_document("memory", "k", b"w" * 300, tag=tag),
+        store.put_document("memory", "new", b"w" * 300, tag=None),
+    ):
+        with pytest.raises(Died):
+            await write
+    wire.step = None
+    await assert_standing(other, state, "a")
+    await assert_absent(other, "new")
+    found = await other.get_document("memory", "k")
+    assert found is not None
+    assert (found.value, await other.list_documents("memory")) == (b"v" * 300, ["k"])
 
 
 async def test_a_server_that_wants_it_again_gets_it_again(store: S3Adapter, wire: Wire) -> None:

@@ -8,6 +8,8 @@ that a condition failed reads the object back and looks for its own nonce before
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import os
 import random
 import threading
@@ -151,10 +153,12 @@ class Bucket:
         self._made = None
 
     def _put(self, client: Any, key: str, body: bytes, replaces: str | None) -> str | None:
-        condition = {"IfNoneMatch": "*"} if replaces is None else {"IfMatch": replaces}
+        given = {"IfNoneMatch": "*"} if replaces is None else {"IfMatch": replaces}
+        # A writer may be killed in the midst of a request: some servers would store what has come so far.
+        given["ContentMD5"] = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
         for tried in range(1, CONFLICT_TRIES + 1):
             try:
-                return str(client.put_object(**self._at(key), Body=body, **condition)["ETag"])
+                return str(client.put_object(**self._at(key), Body=body, **given)["ETag"])
             except ClientError as exc:
                 if _status(exc) in _FAILED_CONDITION and _code(exc) != "NoSuchBucket":
                     return None
