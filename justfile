@@ -17,6 +17,10 @@ test *arguments:
 long:
     {{dev}} pytest -m long
 
+# Kill workers, Temporal and PostgreSQL under 300 runs and look for what is lost or doubled: just chaos --seed 7
+chaos *arguments:
+    PYTHONPATH=tests {{dev}} python -m chaos {{arguments}}
+
 # What a run costs over a bare Temporal workflow; see benchmarks/README.md: just bench --quick
 bench *arguments:
     {{dev}} python benchmarks/overhead.py {{arguments}}

@@ -7,6 +7,7 @@ once only, and then for a look, which may be repeated; each even step for two lo
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,12 +75,13 @@ class Agent:
         )
 
     async def _say(self, request: ModelRequest) -> Any:
+        begun = time.time()
         begin = max(index for index, message in enumerate(request.messages) if message.seq == 0)
         own = request.messages[begin:]
         number = 1 + sum(message.role == "assistant" for message in own)
         await self._at(BEFORE_MODEL, number)
         said = asked(own[0].text, number)
-        self.ledger.note("reply", prompt=own[0].text, number=number)
+        self.ledger.note("reply", prompt=own[0].text, number=number, asked=begun)
         await self._at(AFTER_REPLY, number)
         return said
 

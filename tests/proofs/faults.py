@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import resource
 import signal
 import threading
 from dataclasses import dataclass
 from typing import Literal
 
-from proofs.agent import At, nothing
+from proofs.agent import BEFORE_MODEL, DURING_LOOK, DURING_TOOL, At, nothing
 from proofs.ledger import Ledger
 
 EXIT_CODE = 77
@@ -44,6 +45,16 @@ class Fault:
 def at_of(fault: Fault | None, ledger: Ledger) -> At:
     """The points of a worker that a fault may strike."""
     return nothing if fault is None else fault.at(ledger)
+
+
+def paced(seconds: float) -> At:
+    """The points of a worker whose model and tools take a while, up to so many seconds."""
+
+    async def pause(point: str, iteration: int) -> None:
+        if seconds and point in (BEFORE_MODEL, DURING_TOOL, DURING_LOOK):
+            await asyncio.sleep(random.uniform(0, seconds))
+
+    return pause
 
 
 def _die() -> None:

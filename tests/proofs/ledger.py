@@ -7,8 +7,8 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ class Ledger:
 
     path: Path
     _held: list[str] = field(default_factory=list)
+    _read: list[Note] = field(default_factory=list)
 
     def note(self, kind: str, **facts: Any) -> None:
         """Append a line. One write to a file opened for appending: lines of processes don't mix. What a disk
@@ -38,12 +39,16 @@ class Ledger:
 
     def notes(self, kind: str, **facts: Any) -> list[Note]:
         """The lines of a kind that have these facts, in the order in which they were written."""
-        return [note for note in self._all() if note["kind"] == kind and facts.items() <= note.items()]
+        return [note for note in self.all() if note["kind"] == kind and facts.items() <= note.items()]
 
     def counts(self, kind: str, fact: str) -> Counter[Any]:
         """How many lines of a kind there are for each value of a fact."""
         return Counter(note[fact] for note in self.notes(kind))
 
-    def _all(self) -> Iterator[Note]:
+    def all(self) -> list[Note]:
+        """Every line so far. What was read is not read again."""
         if self.path.exists():
-            yield from map(json.loads, self.path.read_text().splitlines())
+            with self.path.open() as file:
+                lines = islice(file, len(self._read), None)
+                self._read.extend(json.loads(line) for line in lines if line.endswith("\n"))
+        return self._read

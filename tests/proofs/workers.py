@@ -19,7 +19,7 @@ from typing import Any
 from temporalio.client import Client
 
 from proofs.agent import Agent, ledger_of
-from proofs.faults import Fault, at_of
+from proofs.faults import Fault, at_of, paced
 from thoughtgear import build_worker, logs
 from thoughtgear.executors.local import LocalExecutor
 from thoughtgear.registry import open_store
@@ -34,13 +34,15 @@ HANG_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker works on: a store, a queue of a Temporal server, and the proof's files in `folder`."""
+    """What a worker works on: a store, a queue of a Temporal server, and the proof's files in `folder`.
+    Its model and its tools take up to `pace` seconds."""
 
     url: str
     folder: Path
     address: str = ""
     queue: str = ""
     fault: Fault | None = None
+    pace: float = 0.0
     grace: float = 10.0
     sticky: timedelta = timedelta(seconds=10)
     seconds: float = HANG_SECONDS
@@ -147,7 +149,7 @@ async def _work(job: Job) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     ledger = ledger_of(job.folder)
-    agent = Agent(ledger, at_of(job.fault, ledger))
+    agent = Agent(ledger, at_of(job.fault, ledger) if job.fault else paced(job.pace))
     client = await connected(job.address)
     async with agent.handler(open_store(job.url)) as handler:
         grace = timedelta(seconds=job.grace)

@@ -1,0 +1,1 @@
+"""Three hundred runs while workers, Temporal and the store are killed: `just chaos`."""
