@@ -9,6 +9,7 @@ import resource
 import signal
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from proofs.agent import BEFORE_MODEL, DURING_LOOK, DURING_TOOL, At, nothing
@@ -21,9 +22,10 @@ FULL_SECONDS = 1.5
 @dataclass(frozen=True)
 class Fault:
     """What happens to the first worker that gets to this point of this iteration: `die` ends it at once,
-    `freeze` stops it until someone continues it, `fill` has its disk refuse every byte for a while."""
+    `freeze` stops it until someone continues it, `fill` has its disk refuse every byte for a while, `hold`
+    has the step take until `release` is called."""
 
-    kind: Literal["die", "freeze", "fill"]
+    kind: Literal["die", "freeze", "fill", "hold"]
     point: str
     iteration: int
 
@@ -34,10 +36,12 @@ class Fault:
         async def strike(point: str, iteration: int) -> None:
             nonlocal struck
             if struck or (point, iteration) != (self.point, self.iteration):
-                return
+                return None
             struck = True
             ledger.note("fault", fault=self.kind, point=point, iteration=iteration)
-            {"die": _die, "freeze": lambda: _freeze(ledger), "fill": _fill_disk}[self.kind]()
+            if self.kind == "hold":
+                return await _hold(ledger)
+            return {"die": _die, "freeze": lambda: _freeze(ledger), "fill": _fill_disk}[self.kind]()
 
         return strike
 
@@ -72,6 +76,20 @@ def _fill_disk() -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
     threading.Timer(FULL_SECONDS, resource.setrlimit, (resource.RLIMIT_FSIZE, before)).start()
+
+
+async def _hold(ledger: Ledger) -> None:
+    while not _released(ledger).exists():
+        await asyncio.sleep(0.02)
+
+
+def release(ledger: Ledger) -> None:
+    """Let go on who is held."""
+    _released(ledger).touch()
+
+
+def _released(ledger: Ledger) -> Path:
+    return ledger.path.with_name("released")
 
 
 class Gate:

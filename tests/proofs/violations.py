@@ -184,7 +184,7 @@ def turns_of(history: Sequence[Message]) -> list[Turn]:
         messages = list(group)
         replies = [message for message in messages if message.role == "assistant"]
         calls = [(call.id, call.name, call.arguments) for reply in replies for call in reply.tool_calls]
-        results = [(each.call_id, each.status, each.content) for each in _results(messages)]
+        results = [(each.call_id, each.name, each.status, each.content) for each in _results(messages)]
         turns.append(([reply.text for reply in replies], calls, sorted(results)))
     return turns
 
@@ -197,11 +197,11 @@ def _excused(turn: Turn, right: Turn, ended: Ended) -> bool:
     )
 
 
-def _may_differ(result: tuple[str, str, str], ended: Ended) -> bool:
-    call_id, status, _ = result
+def _may_differ(result: tuple[str, str, str, str], ended: Ended) -> bool:
+    call_id, name, status, _ = result
     if ended.status == "cancelled":
         return status in ("unknown", "cancelled")
-    return status == "unknown" and (ended.unknown is None or call_id in ended.unknown)
+    return (name, status) == ("pay", "unknown") and (ended.unknown is None or call_id in ended.unknown)
 
 
 def _results(history: Sequence[Message]) -> list[Any]:

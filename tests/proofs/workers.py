@@ -157,6 +157,7 @@ async def _work(job: Job) -> None:
         async with build_worker(client, [handler], job.queue, **options):
             ledger.note("working")
             await stop.wait()
+            ledger.note("stopping")
 
 
 async def connected(address: str, seconds: float = 60.0) -> Client:

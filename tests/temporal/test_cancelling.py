@@ -66,6 +66,31 @@ async def test_a_cancel_in_a_tool_keeps_what_is_finished(world: World) -> None:
     assert (state.status, results["quick"], set(results)) == ("cancelled", "ok", {"quick", "slow"})
 
 
+async def test_a_tool_that_finishes_when_it_is_cancelled_keeps_its_result(world: World) -> None:
+    """A payment that a cancel finds under way, and that completes all the same, stands as it ended."""
+    begun = asyncio.Event()
+
+    @tool(policy="at_most_once")
+    async def pay() -> str:
+        """Pay, whatever comes."""
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "paid"
+        return ""
+
+    handler = world.handler([[call("pay")]], tools=[pay])
+    async with world.worker(handler):
+        state = await handler.handle_prompt("Hello")
+        await begun.wait()
+        await handler.cancel(state.run_id)
+        state = await handler.wait(state.run_id, timeout=10)
+        history = await handler.history(state.run_id)
+    [result] = [m.tool_result for m in history if m.tool_result]
+    assert (state.status, result.status, result.content) == ("cancelled", "ok", "paid")
+
+
 async def test_a_cancel_before_any_worker_came(world: World) -> None:
     """Runs that are cancelled before a worker saw them end as cancelled, by reference and by value."""
     handler = world.handler(["Never said."])
