@@ -31,10 +31,9 @@ class Place:
     def again(self, command: str, **options: str | int | list[str] | None) -> str:
         """The line to type for `command` at this place; `options` are more of its options, by name. One with
         several values is repeated."""
-        db = None if self.db and "@" in self.db else self.db  # a password stays out of the terminal
         given: dict[str, Any] = {f"--{name}": value for name, value in options.items()} | {
             "-t": self.target,
-            "--db": db,
+            "--db": self._shown_db(),
             "--address": self.address,
             "--namespace": self.namespace,
             "--task-queue": self.task_queue,
@@ -42,6 +41,13 @@ class Place:
         several = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
         pairs = [(name, str(value)) for name, values in several.items() for value in values if value]
         return f"thoughtgear {command} {shlex.join(word for pair in pairs for word in pair)}".strip()
+
+    def _shown_db(self) -> str | None:
+        """The store, without its password or key: they stay out of the terminal and its history. A local
+        store has neither; another has them before an `@` or in any option of its URL."""
+        if self.db is None or self.db.startswith(("sqlite:", "files:")) or not {"@", "?"} & set(self.db):
+            return self.db
+        return None if self.db == os.environ.get("THOUGHTGEAR_DB") else "URL"
 
     @property
     def stored(self) -> Place:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from thoughtgear import __version__
 from thoughtgear.cli import app
+from thoughtgear.place import Place
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +96,22 @@ async def test_an_empty_store_is_an_empty_list():
     """`runs --json` of a store without runs is an empty list."""
     ended = await type_in("runs", "--db", "sqlite:///new.db", "--json")
     assert json.loads(ended.stdout) == {"runs": [], "after": None}
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://ann:hush@host/db", "URL"),
+        ("postgresql://host/db?user=ann&password=hush", "URL"),
+        ("s3://bucket/p?access_key_id=ann&secret_access_key=hush&session_token=hush", "URL"),
+        ("mongodb://host/db?authMechanismProperties=AWS_SESSION_TOKEN:hush", "URL"),
+        ("s3://bucket/p", "s3://bucket/p"),
+        ("sqlite:///a@b.db?lock_timeout=5", "'sqlite:///a@b.db?lock_timeout=5'"),
+    ],
+)
+def test_a_line_to_type_shows_no_secret(monkeypatch: pytest.MonkeyPatch, url: str, shown: str):
+    """A store's URL that may carry a password, key or token is `URL` in the lines to type, and is left out
+    where the environment has it."""
+    assert Place(db=url).again("runs") == f"thoughtgear runs --db {shown}"
+    monkeypatch.setenv("THOUGHTGEAR_DB", url)
+    assert ("--db" in Place(db=url).again("runs")) == (shown != "URL")
