@@ -8,6 +8,7 @@ import pytest
 from filled import DOCUMENTS, PICTURE, RING, STORES, fill, snapshot
 from hooked_store import HookedStore
 
+from thoughtgear.deletion import delete_user
 from thoughtgear.errors import CopyConflictError, InvalidInputError, StoreError, StoreUnavailableError
 from thoughtgear.handler import PromptHandler
 from thoughtgear.models import Message, RunState
@@ -353,3 +354,45 @@ async def test_the_text_of_a_reply_under_way_stays_behind(pair: Pair):
     await source.put_document("cache", "live/r", b"{}", tag=None)
     await StoreCopy(source, target).run()
     assert await target.list_documents("cache") == []
+
+
+async def deleted_by_user(source: OrmAdapter, target: OrmAdapter) -> None:
+    await StoreCopy(source, target).run()
+    await delete_user(target, "ann")
+
+
+async def another_there(source: OrmAdapter, target: OrmAdapter) -> None:
+    await append(target, new_run("r"), "another")
+
+
+@pytest.mark.parametrize("stage", [deleted_by_user, another_there])
+async def test_files_and_memory_of_a_refused_run_stay_behind(pair: Pair, stage: Any):
+    """What belongs to a run that the target has deleted, or has otherwise, is not brought there."""
+    source, target = pair
+    await append(source, new_run("r", user_id="ann", status="done"), "a")
+    await source.put_document("files", "r/abc", b"private", tag=None)
+    await source.put_document("memory", "run:r/k", b"1", tag=None)
+    await source.put_document("memory", "user:bob/k", b"1", tag=None)
+    await stage(source, target)
+    with pytest.raises(CopyConflictError) as caught:
+        await StoreCopy(source, target).run()
+    assert list(caught.value.refused) == ["r"]
+    assert await target.list_documents("files") == []
+    assert await target.list_documents("memory") == ["user:bob/k"]
+
+
+async def test_a_document_that_the_source_lost_is_not_counted_as_equal(pair: Pair):
+    """A memory that the source deletes after it was copied is in no count of the comparison."""
+    source, target = pair
+    tag = await source.put_document("memory", "user:ann/k", b"1", tag=None)
+    read: list[str] = []
+
+    async def get(real: Any, collection: Any, key: str) -> Any:
+        read.append(key)
+        if len(read) == 2:
+            await source.put_document(collection, key, None, tag=tag)
+        return await real(collection, key)
+
+    source.hooks["get_document"] = get
+    report = await StoreCopy(source, target).run()
+    assert (len(read), report.copied.documents, report.equal.documents) == (2, 1, 0)

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from thoughtgear.batches import key_pages
-from thoughtgear.errors import CopyConflictError
+from thoughtgear.errors import CopyConflictError, InvalidInputError
+from thoughtgear.ids import check_run_id
 from thoughtgear.live import LIVE
 from thoughtgear.protocols import Collection, Document, OrmAdapter
 from thoughtgear.sessions import HEADS
 from thoughtgear.transfer.report import Count
+
+GONE = -1
+"""In place of a size: there is nothing to compare any more."""
 
 
 class DocumentCopier:
@@ -79,11 +84,11 @@ class DocumentCopier:
         return True
 
     async def equal(self, key: str) -> int | None:
-        """Return the size of the document where both stores have the same one, 0 where the source has it no
-        longer; else None."""
+        """Return the size of the document where both stores have the same one, `GONE` where the source has it
+        no longer; else None."""
         ours = await self._source.get_document(self.collection, key)
         if ours is None:
-            return 0
+            return GONE
         theirs = await self._target.get_document(self.collection, key)
         return len(ours.value) if theirs is not None and theirs.value == ours.value else None
 
@@ -91,6 +96,19 @@ class DocumentCopier:
         written = theirs.key in self._written and self._written[theirs.key] == theirs.tag
         head = self.collection == "memory" and theirs.key.startswith(HEADS)
         return written or self._replace or (head and _is_older(theirs.value, ours.value))
+
+
+def owner_of(collection: Collection, key: str) -> str | None:
+    """Return the id of the run that a document belongs to; None where it belongs to no run."""
+    head, slash, _ = key.partition("/")
+    if collection == "memory":
+        run, _, head = head.partition(":")
+        slash = slash if run == "run" else ""
+    elif collection != "files":
+        return None
+    with suppress(InvalidInputError):
+        return check_run_id(head) if slash else None
+    return None
 
 
 def _is_older(one: bytes, other: bytes) -> bool:

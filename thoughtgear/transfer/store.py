@@ -14,7 +14,7 @@ from thoughtgear.batches import Unwatched, Watcher, all_runs, each, find_run, in
 from thoughtgear.errors import CopyConflictError, RunNotFoundError
 from thoughtgear.models import RunState
 from thoughtgear.protocols import Collection, OrmAdapter
-from thoughtgear.transfer.documents import DocumentCopier
+from thoughtgear.transfer.documents import GONE, DocumentCopier, owner_of
 from thoughtgear.transfer.report import CopyReport
 from thoughtgear.transfer.runs import RunCopier, same
 
@@ -49,7 +49,7 @@ class StoreCopy:
         watcher: Watcher | None = None,
     ) -> None:
         self.report = CopyReport()
-        self._source, self._compares = source, compare
+        self._source, self._target, self._compares = source, target, compare
         self._watcher = watcher or Unwatched()
         self._runs = RunCopier(source, target, self.report.copied)
         self._documents = [
@@ -123,11 +123,23 @@ class StoreCopy:
             state = newest
         self.report.changing.append(f"run {run_id}")
 
-    async def _bring_document(self, copier: DocumentCopier, key: str) -> None:
+    async def _bring_document(self, copier: DocumentCopier, key: str) -> bool:
+        """Returns whether the target should have it."""
+        owner = owner_of(copier.collection, key)
+        if owner is not None and not await self._has_our(owner):
+            return False
         try:
             await insist(partial(copier.bring, key))
         except CopyConflictError as exc:
             self.report.refused[f"{copier.collection}/{key}"] = str(exc)
+        return True
+
+    async def _has_our(self, run_id: str) -> bool:
+        """Whether the target has this run from us: what it has deleted stays deleted, and another run of that
+        id gets nothing of ours."""
+        if run_id in self.report.refused:
+            return False
+        return await insist(partial(find_run, self._target, run_id)) is not None
 
     async def _compare_document(self, copier: DocumentCopier, key: str) -> None:
         name = f"{copier.collection}/{key}"
@@ -135,9 +147,12 @@ class StoreCopy:
             if name in self.report.refused:
                 return
             size = await insist(partial(copier.equal, key))
+            if size == GONE:
+                return
             if size is not None:
                 self.report.equal.documents += 1
                 self.report.equal.document_bytes += size
                 return
-            await self._bring_document(copier, key)
+            if not await self._bring_document(copier, key):
+                return
         self.report.changing.append(f"document {name}")
