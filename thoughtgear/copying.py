@@ -53,10 +53,11 @@ def _check(source: str, target: str) -> None:
 
 def _path_of(url: str) -> Path | None:
     """Where a store of this machine is. It would be made by the first look at it."""
-    for beginning in ("sqlite:///", "files://"):
-        if url.startswith(beginning):
-            return Path(url.removeprefix(beginning))
-    return None
+    if url.startswith("sqlite:"):
+        from thoughtgear.adapters.sqlite_settings import SqliteSettings  # which needs SQLAlchemy
+
+        return SqliteSettings.from_url(url).path
+    return Path(url.removeprefix("files://")) if url.startswith("files://") else None
 
 
 def _tell(report: CopyReport, output: Output) -> None:

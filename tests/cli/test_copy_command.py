@@ -57,6 +57,13 @@ async def test_copy_says_what_it_did(tmp_path: Path):
     assert first.stderr == second.stderr == ""
 
 
+async def test_the_url_of_a_source_may_have_options(tmp_path: Path):
+    """A SQLite store is found by the path in its URL, whatever options follow it."""
+    source = await source_at(tmp_path)
+    ended = await copy(f"{source}?lock_timeout=5", f"sqlite:///{tmp_path}/target.db?lock_timeout=5")
+    assert (ended.exit_code, ended.stderr) == (0, "")
+
+
 async def test_copy_names_what_it_left(tmp_path: Path):
     """Another run of the same id in TO is named in one line on stderr and in the JSON; the exit code is 1."""
     source, target = await source_at(tmp_path), f"sqlite:///{tmp_path}/target.db"
@@ -74,7 +81,7 @@ async def test_copy_names_what_it_left(tmp_path: Path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("sqlite:///typo.db", "sqlite:///b.db"), "There is no store typo.db to copy from."),
+        (("sqlite:///typo.db", "sqlite:///b.db"), "typo.db to copy from."),
         (("files:///no/such/folder", "sqlite:///b.db"), "There is no store /no/such/folder to copy from."),
         (("sqlite:///a.db", "sqlite:///a.db"), "The two stores are the same one."),
         (("memory://", "sqlite:///a.db"), "A memory:// store is gone with its process"),
