@@ -331,6 +331,19 @@ async def test_another_value_of_a_document_is_replaced_only_on_request(pair: Pai
     assert (kept and kept.value, taken and taken.value) == (b'"coffee"', b'"tea"')
 
 
+async def test_a_second_copy_takes_what_changed_since(pair: Pair):
+    """The recipe for a move: of a memory that changed after the first copy, a second one with
+    `replace_documents` brings the new value, and finds all the same; without it is a conflict."""
+    source, target = pair
+    tag = await source.put_document("memory", "user:ann/visits", b"1", tag=None)
+    await StoreCopy(source, target).run()
+    await source.put_document("memory", "user:ann/visits", b"2", tag=tag)
+    with pytest.raises(CopyConflictError, match="memory/user:ann/visits"):
+        await StoreCopy(source, target).run()
+    assert (await StoreCopy(source, target, replace_documents=True).run()).complete
+    assert await snapshot(target) == await snapshot(source)
+
+
 async def test_the_head_of_a_session_goes_on(pair: Pair):
     """The head of a session that has more runs now replaces the one that was copied before, unless the
     target's own session has gone on."""
