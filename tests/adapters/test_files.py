@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from thoughtgear.adapters import disk
 from thoughtgear.adapters.disk import Disk
 from thoughtgear.adapters.files import FilesAdapter
 from thoughtgear.adapters.files_run import BLOCK
@@ -385,3 +386,14 @@ async def _assert_goes_on(store: OrmAdapter, commits: int) -> None:
     for number in range(commits):
         state = await append(store, state, f"on {number}")
     await _assert_whole(store, [*texts, *(f"on {number}" for number in range(commits))])
+
+
+async def test_a_new_root_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folders that hold a new root, and the parents made for it, are synced once it stands in them."""
+    synced: list[Path] = []
+    sync = disk.sync_folder
+    monkeypatch.setattr(disk, "sync_folder", lambda path: (synced.append(path), sync(path)))
+    store = FilesAdapter(tmp_path / "new" / "store")
+    await store.list_runs()
+    await store.aclose()
+    assert {tmp_path, tmp_path / "new"} <= set(synced)

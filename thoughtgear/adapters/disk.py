@@ -52,10 +52,13 @@ class Disk:
 
     def prepare(self) -> None:
         """Make the root and sweep it. Raises `ConfigurationError` and `SchemaVersionError`."""
+        absent = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as exc:
             raise ConfigurationError(f"{self.root} is not a folder.") from exc
+        for folder in absent:
+            sync_folder(folder.parent)
         for name in ("tmp", "trash", "locks"):
             self.make_folder(name)
         self._check_layout()
