@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from thoughtgear import registry
-from thoughtgear.errors import ConfigurationError, CopyConflictError
-from thoughtgear.place import Output
+from thoughtgear.errors import ConfigurationError, CopyConflictError, SchemaVersionError
+from thoughtgear.place import Output, Place
 from thoughtgear.progress import bar
 from thoughtgear.protocols import OrmAdapter
 from thoughtgear.render import count, print_json
@@ -22,6 +22,8 @@ async def copy(source: str, target: str, output: Output, *, compare: bool, repla
     try:
         stores += [registry.open_store(source)]
         stores += [registry.open_store(target)]
+        for url, store in zip((source, target), stores, strict=True):
+            await _check_version(store, url)
         with bar(output) as watcher:
             copying = StoreCopy(
                 *stores, compare=compare, replace_documents=replace_documents, watcher=watcher
@@ -49,6 +51,15 @@ def _check(source: str, target: str) -> None:
     path = _path_of(source)
     if path is not None and not path.exists():
         raise ConfigurationError(f"There is no store {path} to copy from.")
+
+
+async def _check_version(store: OrmAdapter, url: str) -> None:
+    """Raises `SchemaVersionError` that says which of the two stores it is about."""
+    try:
+        await store.list_runs(limit=1)
+    except SchemaVersionError as exc:
+        plain, line = (each.again("db upgrade") for each in (Place(), Place(db=url)))
+        raise SchemaVersionError(str(exc).replace(f"`{plain}`", f"`{line}`")) from exc
 
 
 def _path_of(url: str) -> Path | None:

@@ -99,3 +99,14 @@ async def test_a_newer_database_says_what_to_upgrade() -> None:
         assert ended.exit_code == 1
         assert "pip install --upgrade thoughtgear" in ended.stderr
         assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("words", [("old.db", "new.db"), ("new.db", "old.db")])
+async def test_a_copy_says_which_store_is_older(words: tuple[str, str]) -> None:
+    """`db copy` from or to tables of an older version names the store in the line that upgrades them."""
+    with closing(sqlite3.connect("old.db")) as connection:
+        connection.executescript(OLD.read_text())
+    await type_in("db", "upgrade", "--db", "sqlite:///new.db")
+    ended = await type_in("db", "copy", *(f"sqlite:///{word}" for word in words))
+    assert ended.exit_code == 1
+    assert "run `thoughtgear db upgrade --db sqlite:///old.db`" in ended.stderr
