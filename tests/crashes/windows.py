@@ -68,15 +68,18 @@ async def check_payment(case: Case, point: str, lost: int | None = None) -> None
 
 
 async def zombie(case: Case, outage: Outage | None) -> None:
-    """A worker freezes, another one does its work, and the frozen one goes on with what it had in hand:
-    while the run goes on, or (at odd times) after its end."""
+    """A worker freezes, another one does its work, and the frozen one goes on with what it had in hand: right
+    after the other's first commit, or while the other is in the next iteration, or (at odd times) after the
+    run's end."""
     point = [AFTER_REPLY, BEFORE_EFFECT, BEFORE_MODEL, DURING_TOOL, AFTER_EFFECT][case.time]
     frozen = case.process(Fault("freeze", point, case.iteration))
     await case.ask()
     await case.until(lambda: frozen.frozen)
     gate = Gate(BEFORE_MODEL, case.iteration + 1)
     async with case.worker(gate.at):
-        await case.until(gate.reached.is_set)
+        await case.until(lambda: others_commits(case, frozen.pid))
+        if case.time:
+            await case.until(gate.reached.is_set)
         if case.time % 2:
             gate.open()
             await case.over()
@@ -99,6 +102,11 @@ async def zombie(case: Case, outage: Outage | None) -> None:
         lost=int(point in (AFTER_REPLY, BEFORE_MODEL)),
         unknown=[f"{case.iteration}.0"] if "unknown" in outcomes else [],
     )
+
+
+def others_commits(case: Case, pid: int) -> bool:
+    """Whether another worker has committed to the iteration in which this one is frozen."""
+    return any(note["pid"] != pid for note in case.ledger.notes("commit", iteration=case.iteration))
 
 
 def late_effect(case: Case, point: str) -> bool:

@@ -45,6 +45,7 @@ class Job:
     pace: float = 0.0
     grace: float = 10.0
     sticky: timedelta = timedelta(seconds=10)
+    pollers: int = 5
     seconds: float = HANG_SECONDS
 
     @property
@@ -153,7 +154,11 @@ async def _work(job: Job) -> None:
     client = await connected(job.address)
     async with agent.handler(open_store(job.url)) as handler:
         grace = timedelta(seconds=job.grace)
-        options = {"graceful_shutdown_timeout": grace, "sticky_queue_schedule_to_start_timeout": job.sticky}
+        options = {
+            "graceful_shutdown_timeout": grace,
+            "sticky_queue_schedule_to_start_timeout": job.sticky,
+            "max_concurrent_activity_task_polls": job.pollers,
+        }
         async with build_worker(client, [handler], job.queue, **options):
             ledger.note("working")
             await stop.wait()
