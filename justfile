@@ -21,6 +21,10 @@ long:
 chaos *arguments:
     PYTHONPATH=tests {{dev}} python -m chaos {{arguments}}
 
+# Take each guard of the commit protocol away in turn: a test has to fail (docs/reliability.md)
+guards *arguments:
+    {{dev}} pytest -m "long or not long" tests/guards {{arguments}}
+
 # What a run costs over a bare Temporal workflow; see benchmarks/README.md: just bench --quick
 bench *arguments:
     {{dev}} python benchmarks/overhead.py {{arguments}}

@@ -199,7 +199,7 @@ def _guarded(where: str, call: Any, *arguments: Any) -> Any:
         if exc.name and (where == exc.name or where.startswith(f"{exc.name}.")):
             raise
         raise ConfigurationError(f"{where} needs {exc.name}, which is not installed{_place(exc)}.") from exc
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:  # a script that ends the process has to guard that
         raise ConfigurationError(f"{where} failed with {_line(exc)}{_place(exc)}.") from exc
 
 
@@ -208,7 +208,7 @@ def _line(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {first}" if first else type(exc).__name__
 
 
-def _place(exc: Exception) -> str:
+def _place(exc: BaseException) -> str:
     """Where it happened, ` (file:line)`: the innermost line that is not of the import machinery."""
     if isinstance(exc, SyntaxError) and exc.filename:
         return f" ({Path(exc.filename).name}:{exc.lineno})"

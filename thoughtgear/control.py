@@ -10,6 +10,7 @@ from thoughtgear import inbox
 from thoughtgear.agent import Agent
 from thoughtgear.commit import RunWriter, unchanged
 from thoughtgear.errors import InvalidInputError, RunNotFoundError, StoreError, SupersededError
+from thoughtgear.ids import check_label
 from thoughtgear.iteration import told_end
 from thoughtgear.models import Driver, InboxItem, RunError, RunState
 from thoughtgear.outcomes import Done, Outcome, Void
@@ -73,7 +74,7 @@ async def settle(agent: Agent, run_id: str, call_id: str, outcome: Outcome) -> R
 
     Raises `InvalidInputError` when no such call waits for one.
     """
-    item = _decision(call_id, outcome, agent.limits.tool_result_bytes)
+    item = _decision(check_label(call_id, "call id"), outcome, agent.limits.tool_result_bytes)
     state = await agent.store.load_run(run_id)
     if inbox.knows(state, item.request_id):
         return state
@@ -89,7 +90,7 @@ def _decision(call_id: str, outcome: Outcome, most_bytes: int) -> InboxItem:
     if isinstance(outcome, Done):
         item.outcome, item.text = "done", cut(result_text(outcome.result), most_bytes)
     elif isinstance(outcome, Void):
-        item.outcome, item.text = "void", cut(outcome.reason, most_bytes)
+        item.outcome, item.text = "void", cut(result_text(outcome.reason), most_bytes)
     elif outcome is not None:
         raise InvalidInputError("An outcome is Done(result), Void(reason) or None.")
     return item

@@ -24,7 +24,9 @@ def check_run_id(text: str) -> str:
     """Return the id: safe as a file name, in a URL and as a workflow id. Raises `InvalidInputError`."""
     good = isinstance(text, str) and _RUN_ID.match(text) and ".." not in text and not text.endswith(".")
     if not good or _DEVICE.match(text):
-        raise InvalidInputError(f"{_RULE} Got {repr(text)[:80]}.")
+        shown = isinstance(text, str) and "@" not in text  # else it may be a URL with a password
+        got = repr(text[:60]) if shown else f"a {type(text).__name__}"
+        raise InvalidInputError(f"{_RULE} Got {got}.")
     return text
 
 

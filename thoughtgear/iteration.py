@@ -180,8 +180,9 @@ class _Iteration:
     async def _saved_usage(self) -> Usage:
         """What the reply cost that an earlier attempt has bought."""
         messages = await self._agent.transcripts.messages(self._writer.state)
-        reply = next(message for message in reversed(messages) if message.role == "assistant")
-        return reply.usage or Usage()
+        replies = (message for message in reversed(messages) if message.role == "assistant")
+        reply = next(replies, None)
+        return reply.usage or Usage() if reply else Usage()
 
     async def _run_calls(self) -> None:
         calls = Calls(self._agent, self._writer, self._attempt)

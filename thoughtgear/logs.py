@@ -77,7 +77,7 @@ class LineFormatter(logging.Formatter):
     """One line for people; an exception's stack follows it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        parts = [_time(record).strftime("%H:%M:%S"), f"{record.levelname:<7}", _one_line(record.getMessage())]
+        parts = [_time(record).strftime("%H:%M:%S"), f"{record.levelname:<7}", one_line(record.getMessage())]
         parts += [f"{name}={value}" for name, value in _run(record).items()]
         line = " ".join(parts)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
@@ -110,6 +110,6 @@ def _run(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Control characters could forge a line, or drive the terminal."""
     return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)

@@ -17,6 +17,7 @@ from thoughtgear.errors import (
     ConflictError,
     InvalidInputError,
     LimitExceededError,
+    StoreError,
     StoreUnavailableError,
 )
 from thoughtgear.protocols import Document, OrmAdapter
@@ -71,7 +72,7 @@ class Memory:
     async def get(self, key: str, default: Any = None) -> Any:
         """Return the value, or `default`."""
         found = await self._find(key)
-        return default if found is None else json.loads(found.value)
+        return default if found is None else _decoded(found)
 
     async def put(self, key: str, value: Any) -> None:
         """Store a value; the last writer wins. Raises `InvalidInputError`, `LimitExceededError`."""
@@ -91,7 +92,7 @@ class Memory:
         made: list[Any] = []
 
         def again(found: Document | None) -> bytes:
-            made[:] = [change(default if found is None else json.loads(found.value))]
+            made[:] = [change(default if found is None else _decoded(found))]
             return _encoded(made[0])
 
         await self._swap(key, again)
@@ -229,6 +230,13 @@ def _checked(key: str) -> str:
     if size > KEY_BYTES:
         raise LimitExceededError(f"A key of the memory has at most {KEY_BYTES} bytes; this one has {size}.")
     return key
+
+
+def _decoded(found: Document) -> Any:
+    try:
+        return json.loads(found.value)
+    except (ValueError, RecursionError):  # the error holds the text
+        raise StoreError("A value of the memory is damaged: it is no JSON.") from None
 
 
 def _encoded(value: Any) -> bytes:

@@ -8,9 +8,9 @@ import time
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from dataclasses import Field as DataclassField
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -32,10 +32,18 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def _aware(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+Moment = Annotated[datetime, AfterValidator(_aware)]
+"""A point in time; one without a zone is in UTC."""
+
+
 class Record(BaseModel):
     """A stored record: unknown fields survive a load and a save."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
 
 class Usage(Record):
@@ -106,7 +114,7 @@ class Message(Record):
     model: str | None = None
     stop_reason: str | None = None
     request_id: str | None = None
-    created_at: datetime = Field(default_factory=now)
+    created_at: Moment = Field(default_factory=now)
 
 
 class CallRecord(Record):
@@ -128,7 +136,7 @@ class InboxItem(Record):
     text: str = ""
     call_id: str | None = None
     outcome: Literal["done", "void", "unknown"] = "unknown"
-    sent_at: datetime = Field(default_factory=now)
+    sent_at: Moment = Field(default_factory=now)
 
 
 class Claim(Record):
@@ -189,10 +197,10 @@ class RunState(Record):
     status: Status = "pending"
     version: int = 0
     nonce: str = ""
-    created_at: datetime = Field(default_factory=now)
-    updated_at: datetime = Field(default_factory=now)
-    started_at: datetime | None = None
-    paused_at: datetime | None = None
+    created_at: Moment = Field(default_factory=now)
+    updated_at: Moment = Field(default_factory=now)
+    started_at: Moment | None = None
+    paused_at: Moment | None = None
     paused_seconds: float = 0.0
     session_id: str | None = None
     user_id: str | None = None

@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import json
 import mimetypes
+import re
+import stat
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -34,6 +36,11 @@ from thoughtgear.sessions import Sessions
 T = TypeVar("T")
 
 CREATE_TRIES = 5
+
+FILE_NAME = 255
+"""How many characters a file's name may have."""
+
+_MEDIA_TYPE = re.compile(r"[\w.+-]{1,80}/[\w.+-]{1,80}(\s*;[ -~]{0,100})?", re.ASCII)
 
 METADATA_LEVELS = 20
 """How deep metadata may nest; its own keys are the first level. Every reader of a run has to parse it."""
@@ -79,6 +86,8 @@ class Prompt:
                 check_label(value, what)
         if len(self.files) > limits.files:
             raise LimitExceededError(f"A prompt takes {limits.files} files, not {len(self.files)}.")
+        for file in self.files:
+            _check_file(file)
         _check_metadata(self.metadata, limits)
 
 
@@ -87,6 +96,18 @@ def _encode(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as exc:
         raise InvalidInputError("The prompt holds a lone surrogate, which is no valid Unicode text.") from exc
+
+
+def _check_file(file: File | str | Path) -> None:
+    if not isinstance(file, File):
+        if not isinstance(file, str | Path) or "\0" in str(file):
+            raise InvalidInputError("A file of a prompt is a path or a File.")
+        return
+    check_label(file.name, "file name", FILE_NAME)
+    if not isinstance(file.data, bytes | bytearray):
+        raise InvalidInputError("The data of a File is bytes.")
+    if file.media_type is not None and not _MEDIA_TYPE.fullmatch(str(file.media_type)):
+        raise InvalidInputError("The media type of a File is one such as text/plain.")
 
 
 def _check_size(what: str, size: int, limit: int) -> None:
@@ -98,7 +119,7 @@ def _check_metadata(metadata: Mapping[str, Any], limits: Limits) -> None:
     if not isinstance(metadata, Mapping) or not all(isinstance(key, str) for key in metadata):
         raise InvalidInputError("metadata is a mapping with text keys.")
     try:
-        size = len(json.dumps(dict(metadata), allow_nan=False).encode())
+        size = len(json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False).encode())
     except (TypeError, ValueError, RecursionError) as exc:
         raise InvalidInputError("metadata must be plain JSON values.") from exc
     _check_size("metadata", size, limits.metadata_bytes)
@@ -227,7 +248,7 @@ async def _read(file: File | str | Path, limits: Limits) -> _Loaded:
 def _load(given: File | str | Path, limits: Limits) -> _Loaded:
     """Read and hash, in a thread: neither may hold up the event loop."""
     file = given if isinstance(given, File) else _read_path(Path(given), limits)
-    _check_size(f"file ({file.name})", len(file.data), limits.file_bytes)
+    _check_size("file", len(file.data), limits.file_bytes)
     media_type = file.media_type or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
     sha256 = hashlib.sha256(file.data).hexdigest()
     attachment = Attachment(name=file.name, media_type=media_type, size=len(file.data), sha256=sha256)
@@ -235,11 +256,19 @@ def _load(given: File | str | Path, limits: Limits) -> _Loaded:
 
 
 def _read_path(path: Path, limits: Limits) -> File:
+    name = path.name.encode(errors="replace").decode()
     try:
-        _check_size(f"file ({path.name})", path.stat().st_size, limits.file_bytes)
-        return File(path.name, path.read_bytes())
-    except OSError as exc:
-        raise InvalidInputError(f"The file {path} can't be read: {exc.strerror or 'error'}.") from exc
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe, or a device, may never end
+            raise InvalidInputError(f"{str(path)!a} is no regular file.")
+        _check_size(f"file ({name!a})", found.st_size, limits.file_bytes)
+        with path.open("rb") as file:  # which may grow meanwhile, or not know its size
+            return File(name, file.read(limits.file_bytes + 1))
+    except (OSError, ValueError) as exc:
+        if isinstance(exc, InvalidInputError):
+            raise
+        reason = getattr(exc, "strerror", None) or "error"
+        raise InvalidInputError(f"The file {str(path)!a} can't be read: {reason}.") from exc
 
 
 async def _store_files(store: OrmAdapter, run_id: str, files: Sequence[_Loaded]) -> None:

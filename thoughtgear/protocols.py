@@ -5,11 +5,15 @@ Any object with these methods is one; nothing needs to be subclassed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 from uuid import uuid4
 
+from pydantic_core import from_json
+
+from thoughtgear.errors import InvalidInputError
 from thoughtgear.models import Message, RunState, Status, Usage
 
 Reach = Literal["process", "host", "network"]
@@ -29,13 +33,25 @@ class Document:
 
 @dataclass(frozen=True)
 class RunFilter:
-    """Which runs `list_runs` returns; what is None is not looked at. `metadata`: all pairs must be equal."""
+    """Which runs `list_runs` returns; what is None is not looked at. `metadata`: all pairs must be equal.
+    Raises `InvalidInputError` for metadata that is no JSON and text that is not Unicode."""
 
     status: Status | None = None
     handler: str | None = None
     session_id: str | None = None
     user_id: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        labels = (self.status, self.handler, self.session_id, self.user_id)
+        try:
+            text = json.dumps([*labels, dict(self.metadata)], ensure_ascii=False)
+            from_json(text)  # which nests as deep as a stored record may
+            text.encode()
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise InvalidInputError("A filter's texts are Unicode, and its metadata is plain JSON.") from exc
+        if not all(label is None or isinstance(label, str) for label in labels):
+            raise InvalidInputError("A filter's status, handler, session_id and user_id are texts.")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,6 +48,8 @@ EXTRAS = {
 NO_MODEL = "scripted:echo"
 """The model of a handler that only looks at runs, or ends them: it is never asked."""
 
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,19}")
+
 DEFAULT_DB = "sqlite:///thoughtgear.db"
 
 
@@ -66,8 +69,10 @@ def load(target: str) -> Any:
 
 def lookup(table: Mapping[str, str], name: str, what: str) -> Any:
     """Load the entry of that name. Raises `ConfigurationError` that lists the known ones."""
-    if name not in table:
-        raise ConfigurationError(f"{name!r} is no {what}; known: {', '.join(sorted(table))}")
+    if not isinstance(name, str) or name not in table:
+        # What is no plain name may be a key, or hold a password.
+        shown = repr(name) if isinstance(name, str) and _NAME.fullmatch(name) else "This"
+        raise ConfigurationError(f"{shown} is no {what}; known: {', '.join(sorted(table))}")
     return load(table[name])
 
 
@@ -79,8 +84,8 @@ def open_store(db: str | Mapping[str, Any] | None = None) -> OrmAdapter:
         scheme = db.partition(":")[0].partition("+")[0]
         store = lookup(ADAPTERS, scheme, "store").from_url(db)
     else:
-        settings = dict(db)
-        store = lookup(ADAPTERS, str(settings.pop("type", "")), "store").from_dict(settings)
+        settings = _settings(db, "A store")
+        store = lookup(ADAPTERS, settings.pop("type", ""), "store").from_dict(settings)
     return store
 
 
@@ -93,12 +98,18 @@ def open_model(model: str | Mapping[str, Any] | ModelProvider | None = None) -> 
         provider, _, name = model.partition(":")
         model = {"provider": provider, "name": name} if name else {"provider": provider}
     if isinstance(model, Mapping):
-        settings = dict(model)
-        provider = lookup(PROVIDERS, str(settings.pop("provider", "")), "provider")
+        settings = _settings(model, "A model")
+        provider = lookup(PROVIDERS, settings.pop("provider", ""), "provider")
         _check_settings(provider, settings)
         made: ModelProvider = provider(**settings)
         return made
     return model
+
+
+def _settings(given: Mapping[str, Any], what: str) -> dict[str, Any]:
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise ConfigurationError(f"{what} is named by a text, or by a dict whose keys are texts.")
+    return dict(given)
 
 
 def _check_settings(provider: Any, settings: Mapping[str, Any]) -> None:

@@ -17,18 +17,21 @@ from thoughtgear.models import Message, RunState, Status, ToolCall, ToolResult, 
 
 MARKS = {"ok": ("✓", "green"), "error": ("✗", "red"), "unknown": ("?", "yellow"), "cancelled": ("-", "dim")}
 COLOURS: Mapping[Status, str] = {"done": "green", "failed": "red", "cancelled": "yellow", "waiting": "yellow"}
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_ESCAPED = re.compile(r"[\x7f-\x9f\ud800-\udfff]")
+"""What JSON leaves as it is and a terminal may obey."""
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 
 
 def clean(text: str) -> str:
-    """Return the text without the control characters that could drive the terminal."""
+    """Return the text without the control characters that could drive the terminal, or turn its direction so
+    that it reads as another."""
     return _CONTROL.sub("", text)
 
 
 def one_line(text: str, width: int) -> str:
     """Return the text on one line of at most `width` cells, `…` where it was cut."""
-    flat = _SPACE.sub(" ", text).strip()
+    flat = clean(_SPACE.sub(" ", text)).strip()
     return flat if cell_len(flat) <= width else set_cell_size(flat, max(width - 1, 0)).rstrip() + "…"
 
 
@@ -82,7 +85,7 @@ def summary_line(state: RunState, link: str | None = None) -> Text:
         count(state.iteration, "iteration"),
         count(state.usage.total_tokens, "token"),
         f"{seconds_of(state):.1f} s",
-        f"run {state.run_id}",
+        f"run {clean(state.run_id)}",
     ]
     line = Text.assemble((state.status, COLOURS.get(state.status, "")), " · ", " · ".join(facts))
     if state.error is not None:
@@ -172,7 +175,7 @@ def runs_table(runs: Sequence[RunState], width: int) -> Table:
     for state in runs:
         answer = state.output or (f"{state.error.type}: {state.error.message}" if state.error else "")
         table.add_row(
-            state.run_id,
+            Text(clean(state.run_id)),
             Text(state.status, COLOURS.get(state.status, "")),
             age(state.created_at),
             str(state.iteration),
@@ -209,4 +212,5 @@ def run_record(state: RunState) -> dict[str, Any]:
 
 def print_json(value: Any) -> None:
     """Write a value as JSON to stdout: plain, for a pipe."""
-    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
+    print(_ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text))

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NotRequired, Required, Union, get_ar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import to_json, to_jsonable_python
+from pydantic_core import from_json, to_json, to_jsonable_python
 from typing_extensions import TypedDict
 
 from thoughtgear.docstrings import parse_docstring
@@ -199,14 +199,19 @@ def of_schema(schema: Mapping[str, Any], label: str) -> Arguments:
     of the schema guides the model only. Raises `ConfigurationError`."""
     try:
         copy: dict[str, Any] = deepcopy(dict(schema))
-        to_json(copy)
-    except (TypeError, ValueError) as exc:
-        raise ConfigurationError(f"{label}: parameters is not a JSON Schema: {exc}") from exc
+        if from_json(to_json(copy)) != copy:
+            raise ValueError("it is not what its JSON says")
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ConfigurationError(f"{label}: parameters is not a JSON Schema: {type(exc).__name__}.") from exc
     if copy.setdefault("type", "object") != "object" or not isinstance(copy.get("properties", {}), dict):
         raise ConfigurationError(f"{label}: parameters must be a JSON Schema of type object.")
     copy.setdefault("properties", {})
     copy.setdefault("additionalProperties", False)
-    return Arguments(copy, TypeAdapter(_type_of(copy)), frozenset(copy["properties"]))
+    try:
+        adapter = TypeAdapter[Any](_type_of(copy))
+    except Exception as exc:
+        raise ConfigurationError(f"{label}: parameters can't be checked: {type(exc).__name__}.") from exc
+    return Arguments(copy, adapter, frozenset(copy["properties"]))
 
 
 def of_model(model: type[BaseModel], label: str) -> Arguments:

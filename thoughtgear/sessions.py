@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
-from thoughtgear.errors import ConflictError, RunNotFoundError, SessionBusyError
+from thoughtgear.errors import ConflictError, RunNotFoundError, SessionBusyError, StoreError
 from thoughtgear.models import Message, Parent, RunState
 from thoughtgear.protocols import Document, OrmAdapter
 from thoughtgear.transcript import KEPT_BYTES, ByteCache, Transcripts, size_of
@@ -72,7 +72,7 @@ class Sessions:
 
     async def _head(self, state: RunState) -> tuple[Document | None, list[str]]:
         document = await self._store.get_document("memory", head_key(state))
-        return document, json.loads(document.value)["recent"] if document else []
+        return document, _recent(document) if document else []
 
     async def _append(self, state: RunState, document: Document | None, recent: list[str]) -> RunState:
         """Raises `ConflictError` when the run, the one before it or the head has changed meanwhile."""
@@ -182,6 +182,14 @@ class Sessions:
         except RunNotFoundError:
             _, recent = await self._head(state)
         return await self._newest(recent[: recent.index(run_id)]) if run_id in recent else None
+
+
+def _recent(head: Document) -> list[str]:
+    with suppress(ValueError, TypeError, KeyError, RecursionError):
+        recent = json.loads(head.value)["recent"]
+        if isinstance(recent, list) and all(isinstance(each, str) for each in recent):
+            return recent
+    raise StoreError("The head of a session is damaged: it does not name the session's runs.")
 
 
 def head_key(state: RunState) -> str:

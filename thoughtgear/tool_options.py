@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypedDict, get_args
+from typing import Any, TypedDict, get_args
 
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.models import OnUnknown, ToolPolicy
@@ -22,6 +22,10 @@ class ToolOptions(TypedDict, total=False):
     version: str
     on_unknown: OnUnknown
     reconcile: Reconcile | None
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +67,7 @@ class ToolRules:
         lasts = cache is None or (isinstance(cache, timedelta) and cache > timedelta(0))
         return [
             (self.policy in policies, f"policy must be one of {policies}."),
-            (0 < self.timeout < math.inf, "timeout must be a positive number of seconds."),
+            (_is_time(self.timeout), "timeout must be a positive number of seconds."),
             (lasts, "cache must be a timedelta above zero."),
             (
                 cache is None or self.policy != "at_most_once",

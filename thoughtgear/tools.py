@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -100,6 +101,8 @@ class Tool:
         handler: Callable[..., Any],
         **options: Unpack[ToolOptions],
     ) -> None:
+        if not isinstance(key, str):
+            raise ConfigurationError("The key of a tool is its name, a text.")
         if not callable(handler):
             raise ConfigurationError(f"Tool {key!r}: handler must be a function.")
         if isinstance(parameters, type) and issubclass(parameters, BaseModel):
@@ -143,6 +146,12 @@ class Tool:
     ) -> None:
         if not isinstance(key, str) or not key.strip():
             raise ConfigurationError(f"{handler!r}: a tool needs a name.")
+        if not all(_is_unicode(text) for text in (key, description, content)):
+            raise ConfigurationError(f"Tool {key!a}: name, description and content are Unicode texts.")
+        try:
+            json.dumps(arguments.schema, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise ConfigurationError(f"Tool {key!r}: a default or its schema is no JSON.") from exc
         if _yields(handler):
             raise ConfigurationError(f"Tool {key!r}: a generator can't be a tool; return the result.")
         self.key, self.description, self.content, self.handler = key, description, content, handler
@@ -188,6 +197,10 @@ class Tool:
 
     def __repr__(self) -> str:
         return f"Tool({self.key!r}, policy={self.policy!r}, timeout={self.timeout:g})"
+
+
+def _is_unicode(text: Any) -> bool:
+    return isinstance(text, str) and text == text.encode(errors="replace").decode()
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
@@ -256,7 +269,7 @@ class ToolBox:
     def __init__(self, tools: Iterable[Tool | Callable[..., Any]] = ()) -> None:
         self._tools: dict[str, Tool] = {}
         for item in tools:
-            one = item if isinstance(item, Tool) else tool(item)
+            one = item if isinstance(item, Tool) else Tool.from_function(item)
             other = self._tools.setdefault(one.name, one)
             if other is not one:
                 raise ConfigurationError(

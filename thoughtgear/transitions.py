@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from thoughtgear.errors import StoreError
 from thoughtgear.loop import Limits, Verdict, go_on, judge, pause
 from thoughtgear.models import (
     CallRecord,
@@ -212,4 +213,7 @@ def _apply(state: RunState, verdict: Verdict) -> list[Message]:
 
 
 def _row(state: RunState, call_id: str) -> CallRecord:
-    return next(row for row in state.ledger if row.call.id == call_id)
+    found = next((row for row in state.ledger if row.call.id == call_id), None)
+    if found is None:
+        raise StoreError(f"Run {state.run_id} is damaged: its ledger does not have call {call_id[:40]!r}.")
+    return found

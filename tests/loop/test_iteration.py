@@ -434,7 +434,11 @@ async def test_message_to_a_running_run(store: FaultyStore) -> None:
         await handler.send(run_id, "and in French?", request_id="m1")
         return "hello"
 
-    model = Model(first, "bonjour")
+    async def second(request: ModelRequest) -> str:
+        await handler.send(run_id, "and in French?", request_id="m1")  # which the transcript has by now
+        return "bonjour"
+
+    model = Model(first, second)
     handler = PromptHandler(model=model, orm=store)
     run_id = (await handler.create_run("say hello")).run_id
     await handler.executor.schedule_next_iteration(run_id)
@@ -449,6 +453,7 @@ async def test_message_to_a_running_run(store: FaultyStore) -> None:
     ]
     await handler.send(run_id, "and in French?", request_id="m1")
     assert (await handler.get_run(run_id)).message_count == 4
+    assert len((await store.list_runs()).runs) == 1
 
 
 async def test_message_to_a_finished_run_is_a_new_run_of_its_session(store: FaultyStore) -> None:

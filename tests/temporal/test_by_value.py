@@ -17,6 +17,7 @@ from world import BARE, World, chain, of_type
 from thoughtgear import tool
 from thoughtgear.activities.reports import OUTPUT
 from thoughtgear.devserver import find_server
+from thoughtgear.errors import StoreUnavailableError
 from thoughtgear.protocols import RunFilter
 from thoughtgear.providers.scripted import call
 
@@ -80,7 +81,7 @@ async def test_the_command_line_of_temporal_is_enough(world: World, server: str)
         (({"prompt": "a", "run_id": "b"},), "either prompt"),
         (({"prompt": 7},), "prompt has to be a string"),
         (({"prompt": "a", "metadata": "b"},), "metadata has to be an object"),
-        (({"prompt": "a", "sesion_id": "b"},), "Unknown fields: ['sesion_id']"),
+        (({"prompt": "a", "sesion_id": "b"},), "Unknown fields: sesion_id;"),
         (({"prompt": "a", "carried": {"version": "b"}},), "leave it out"),
         (({"prompt": "a", "carried": {"rows": [[1]], "totals": [1, 2, 3, 4, 5]}},), "leave it out"),
         (({"prompt": "   "},), "prompt"),
@@ -229,6 +230,40 @@ async def test_a_message_after_the_end_starts_another_run(world: World) -> None:
             while len(runs := (await handler.store.list_runs(RunFilter(status="done"))).runs) < 2:
                 await asyncio.sleep(0.02)
     assert (runs[0].output, runs[0].session_id, runs[0].driver.executor) == ("two", "s", "temporal")
+
+
+async def test_a_workflow_ends_after_its_messages_are_delivered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message whose delivery fails at first, while its run ends, is delivered before the workflow returns:
+    one that has returned tries nothing again."""
+    begun, failed = asyncio.Event(), asyncio.Event()
+
+    async def first(request: Any) -> str:
+        begun.set()
+        await failed.wait()
+        return "First."
+
+    handler = world.handler([first, "Second."], executor=None)
+    send = handler.send
+
+    async def away_once(*arguments: Any, **options: Any) -> Any:
+        if not failed.is_set():
+            failed.set()
+            raise StoreUnavailableError
+        return await send(*arguments, **options)
+
+    monkeypatch.setattr(handler, "send", away_once)
+    async with world.worker(handler):
+        handle = await world.client.start_workflow(
+            "RunWorkflow", {"prompt": "one", "session_id": "s"}, id=world.queue, task_queue=world.queue
+        )
+        await begun.wait()
+        await handle.signal("send", {"text": "two", "request_id": "m"})
+        await handle.result()
+    runs = (await handler.store.list_runs()).runs
+    assert failed.is_set()
+    assert [(await handler.history(run.run_id))[0].text for run in runs] == ["two", "one"]
 
 
 async def test_a_namespace_without_search_attributes_is_fine(world: World, server: str) -> None:

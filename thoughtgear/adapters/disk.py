@@ -37,10 +37,13 @@ def file_name(key: str) -> str:
 
 
 def key_of(name: str) -> str | None:
-    """Return the key of a file name; None for a hashed one."""
-    if name.startswith("=h"):
-        return None
-    return unquote_to_bytes(name.replace("=", "%")).decode() if name != "=" else ""
+    """Return the key of a file name; None for a hashed one, and for a file that is not of this store."""
+    if name == "=":
+        return ""
+    with suppress(ValueError):  # not UTF-8
+        key = unquote_to_bytes(name.replace("=", "%")).decode()
+        return key if file_name(key) == name else None
+    return None
 
 
 class Disk:
@@ -67,7 +70,7 @@ class Disk:
     def _check_layout(self) -> None:
         self.create(self.root / "layout", [b"%d\n" % LAYOUT])
         with self.open(self.root / "layout") as file:
-            found = file.read().decode().strip()
+            found = file.read(20).decode("ascii", "replace").strip()
         if found != str(LAYOUT):
             raise SchemaVersionError(f"{self.root} has layout {found}, this thoughtgear works with {LAYOUT}.")
 
@@ -87,7 +90,7 @@ class Disk:
             try:
                 if stat.S_ISLNK(path.lstat().st_mode):
                     raise StoreError(f"{path} is a symlink: this store follows none.")
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue
         return path
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -11,12 +13,14 @@ from typing import Any, TypeVar
 from thoughtgear.adapters.disk import Disk, file_name, key_of, names_in, sync_folder
 from thoughtgear.adapters.files_documents import Documents
 from thoughtgear.adapters.files_run import RunFolder
+from thoughtgear.adapters.options import first, folder
 from thoughtgear.adapters.records import (
     ALL_RUNS,
     TOMBSTONE_SECONDS,
     Position,
     check_commit,
     check_key,
+    check_range,
     decode_listed,
     decode_message,
     decode_state,
@@ -26,7 +30,7 @@ from thoughtgear.adapters.records import (
     read_cursor,
 )
 from thoughtgear.adapters.threads import Threads
-from thoughtgear.errors import ConfigurationError, RunNotFoundError, StoreUnavailableError
+from thoughtgear.errors import ConfigurationError, RunNotFoundError, StoreError, StoreUnavailableError
 from thoughtgear.models import Message, RunState
 from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage
 
@@ -34,6 +38,18 @@ T = TypeVar("T")
 _STORE = "files"
 _THREADS = 4
 _RIGHT_URL = "Use files:///absolute/folder."
+
+
+_log = logging.getLogger("thoughtgear")
+
+
+def _until(disk: Disk, tombstone: Path) -> float:
+    """Until when a tombstone stands: where it is damaged, a day from when it was written."""
+    with disk.open(tombstone) as file:
+        try:
+            return int(file.read(20))
+        except ValueError:
+            return os.fstat(file.fileno()).st_mtime + TOMBSTONE_SECONDS
 
 
 class FilesAdapter:
@@ -61,10 +77,8 @@ class FilesAdapter:
         """Make a store from `{"path": …}`."""
         unknown = set(settings) - {"path"}
         if unknown:
-            raise ConfigurationError(f"A files store has no setting {min(unknown)!r}; it has path.")
-        if not settings.get("path"):
-            raise ConfigurationError(f"A files store needs the path of a folder. {_RIGHT_URL}")
-        return cls(Path(settings["path"]).resolve())
+            raise ConfigurationError(f"A files store has no setting {first(unknown)}; it has path.")
+        return cls(folder(settings, f"A files store needs the path of a folder. {_RIGHT_URL}").resolve())
 
     async def load_run(self, run_id: str) -> RunState:
         check_key(run_id)
@@ -99,7 +113,13 @@ class FilesAdapter:
         return page_of((state for state in states if state and matches(where, state)), start, limit, _STORE)
 
     def _listed(self, name: str) -> RunState | None:
-        found = RunFolder.named(self._disk, name).newest()
+        try:
+            found = RunFolder.named(self._disk, name).newest()
+        except StoreUnavailableError:
+            raise
+        except StoreError as exc:  # one run does not hide the others
+            _log.warning("list_runs leaves out %s: %s", name, exc)
+            return None
         return None if found is None else decode_listed(found[1], key_of(name))
 
     async def delete_run(self, run_id: str) -> None:
@@ -123,9 +143,7 @@ class FilesAdapter:
         if not run.tombstone.exists():
             return
         with self._disk.lock("deletes"), suppress(FileNotFoundError):
-            with self._disk.open(run.tombstone) as file:
-                until = int(file.read())
-            if until <= time.time():
+            if _until(self._disk, run.tombstone) <= time.time():
                 self._disk.discard(run.path)
                 run.tombstone.unlink()
                 sync_folder(run.tombstone.parent)
@@ -150,6 +168,7 @@ class FilesAdapter:
     async def list_documents(
         self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
     ) -> list[str]:
+        check_range(prefix, after)
         return await self._run(lambda: self._documents.keys(collection, prefix, after, limit))
 
     async def aclose(self) -> None:

@@ -8,13 +8,16 @@ The first part is what stands before the first slash, so that the documents of a
 from __future__ import annotations
 
 import json
+import logging
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 from thoughtgear.adapters.disk import Disk, file_name, key_of, names_in, sync_folder
-from thoughtgear.errors import ConflictError
+from thoughtgear.errors import ConflictError, StoreError
 from thoughtgear.protocols import Document
+
+_log = logging.getLogger("thoughtgear")
 
 
 class Documents:
@@ -69,14 +72,28 @@ class Documents:
         return [key for key in keys if key is not None]
 
     def _key_inside(self, path: Path) -> str | None:
-        found = self._read(path)
+        try:
+            found = self._read(path)
+        except StoreError as exc:  # one document does not hide the others
+            _log.warning("a list leaves out %s: %s", path.name, exc)
+            return None
         return found.key if found else None
 
     def _read(self, path: Path) -> Document | None:
         with suppress(FileNotFoundError), self._disk.open(path) as file:
-            head = json.loads(file.readline())
-            return Document(head["key"], file.read(), head["tag"])
+            key, tag = _head(file.readline())
+            return Document(key, file.read(), tag)
         return None
+
+
+def _head(line: bytes) -> tuple[str, str]:
+    """Return the key and the tag of a document. Raises `StoreError`."""
+    with suppress(ValueError, TypeError, KeyError, RecursionError):
+        head = json.loads(line)
+        key, tag = head["key"], head["tag"]
+        if isinstance(key, str) and isinstance(tag, str):
+            return key, tag
+    raise StoreError("A document of this store is damaged: its first line is no header.")
 
 
 def _place(collection: str, key: str) -> tuple[str, str, str]:

@@ -38,8 +38,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -54,6 +55,11 @@ FOLD_EVERY = 16
 """Commits between two looks for something to fold: one that a crash left is not left for long."""
 
 _RESCANS = 1000
+
+_NAME = re.compile(r"c[0-9]{12,18}")
+_COMMIT = {"id": str, "version": int, "first": int, "count": int}
+_PAGE = {"first": int, "commits": list}
+"""What the headers of the two kinds of files have."""
 
 Header = dict[str, Any]
 Line = tuple[int, bytes]
@@ -172,12 +178,12 @@ class RunFolder:
         return None if self._page_path(block_of(number)).exists() else state
 
     def _numbers(self) -> list[int]:
-        with suppress(FileNotFoundError), os.scandir(self.path) as entries:
-            return [int(entry.name[1:]) for entry in entries if entry.name.startswith("c")]
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.path) as entries:
+            return [int(entry.name[1:]) for entry in entries if _NAME.fullmatch(entry.name)]
         return []
 
     def _any_page(self) -> bool:
-        with suppress(FileNotFoundError), os.scandir(self.pages) as entries:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.pages) as entries:
             return any(True for _ in entries)
         return False
 
@@ -267,31 +273,45 @@ class RunFolder:
 
     def _commit_header(self, number: int) -> Header:
         with self._disk.open(self._commit_path(number)) as file:
-            return _header(file)
+            return _header(file, _COMMIT)
 
     def _commit_lines(self, number: int) -> list[Line]:
         with self._disk.open(self._commit_path(number)) as file:
-            first = int(_header(file)["first"])
+            first = int(_header(file, _COMMIT)["first"])
             file.readline()
             return list(enumerate(file, first))
 
     def _page_header(self, block: int) -> Header | None:
         with suppress(FileNotFoundError), self._disk.open(self._page_path(block)) as file:
-            return _header(file)
+            header = _header(file, _PAGE)
+            if len(header["commits"]) != BLOCK:
+                raise StoreError("A page of this store is damaged: it has not all its commits.")
+            return header
         return None
 
     def _page_lines(self, block: int) -> list[Line] | None:
         with suppress(FileNotFoundError), self._disk.open(self._page_path(block)) as file:
-            return list(enumerate(file, int(_header(file)["first"])))
+            return list(enumerate(file, int(_header(file, _PAGE)["first"])))
         return None
 
 
-def _header(file: IO[bytes]) -> Header:
+def _header(file: IO[bytes], kind: Mapping[str, type]) -> Header:
     try:
-        header: Header = json.loads(file.readline())
-    except ValueError as exc:
-        raise StoreError("A file of this store is damaged: its first line is no header.") from exc
-    return header
+        header = json.loads(file.readline())
+    except (ValueError, RecursionError):  # the error holds the line
+        header = None
+    if not _whole(header, kind):
+        raise StoreError("A file of this store is damaged: its first line is no header.")
+    found: Header = header
+    return found
+
+
+def _whole(header: Any, kind: Mapping[str, type]) -> bool:
+    typed = isinstance(header, dict) and all(type(header.get(name)) is kind[name] for name in kind)
+    return typed and all(
+        isinstance(each, list) and [type(part) for part in each] == [str, int]
+        for each in header.get("commits", ())
+    )
 
 
 def _chunks(header: Header, lines: Iterator[bytes]) -> Iterator[bytes]:

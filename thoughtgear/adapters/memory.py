@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
+from thoughtgear.adapters.options import first
 from thoughtgear.adapters.records import (
     ALL_RUNS,
     TOMBSTONE_SECONDS,
     check_commit,
     check_key,
+    check_range,
     decode_listed,
     decode_message,
     decode_state,
@@ -66,7 +68,7 @@ class MemoryAdapter:
     def from_dict(cls, settings: Mapping[str, Any]) -> MemoryAdapter:
         """Make an empty store. Raises `ConfigurationError`: it has no settings."""
         if settings:
-            raise ConfigurationError(f"A memory store has no setting {min(settings)!r}.")
+            raise ConfigurationError(f"A memory store has no setting {first(settings)}.")
         return cls()
 
     async def load_run(self, run_id: str) -> RunState:
@@ -156,6 +158,7 @@ class MemoryAdapter:
     async def list_documents(
         self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
     ) -> list[str]:
+        check_range(prefix, after)
         with self._lock:
             keys = sorted(self._documents[collection])
         found = [key for key in keys[bisect.bisect_right(keys, after) :] if key.startswith(prefix)]

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote
 from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 
+from thoughtgear.adapters.options import first
 from thoughtgear.errors import ConfigurationError
 
 RIGHT_URL = (
@@ -50,10 +51,10 @@ class MongoSettings:
     def from_dict(cls, settings: Mapping[str, Any]) -> MongoSettings:
         """Read `url`, and beside it `database` (default: the URL's, else thoughtgear), `username` and
         `password`, not escaped."""
-        unknown = sorted(set(settings) - {"url", "database", *_LOGIN})
+        unknown = set(settings) - {"url", "database", *_LOGIN}
         if unknown:
             raise ConfigurationError(
-                f"A MongoDB store has no setting {unknown[0]!r}; it has url, database, username, password."
+                f"A MongoDB store has no setting {first(unknown)}; it has url, database, username, password."
             )
         url, login = settings.get("url"), {name: settings[name] for name in _LOGIN if settings.get(name)}
         if not isinstance(url, str) or not url.startswith(("mongodb://", "mongodb+srv://")):

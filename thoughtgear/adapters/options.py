@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from thoughtgear.errors import ConfigurationError
 
 DAY = 86400
+_NAME = re.compile(r"[A-Za-z][A-Za-z_]{0,30}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ON, _OFF = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+
+def first(names: Collection[Any]) -> str:
+    """Return the first of these names as a message may show it: what is no plain name may be a secret that
+    went astray, and is not repeated."""
+    name = min(map(str, names))
+    return repr(name) if _NAME.fullmatch(name) else "of that name"
+
+
+def folder(options: Mapping[str, Any], needed: str) -> Path:
+    """Return the option `path`. Raises `ConfigurationError(needed)` where there is none that can be one."""
+    given = options.get("path")
+    text = str(given) if isinstance(given, str | Path) else ""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        text = ""
+    if not text or _CONTROL.search(text):
+        raise ConfigurationError(needed)
+    return Path(text)
 
 
 def seconds(options: Mapping[str, Any], name: str, default: float) -> float:
@@ -35,7 +60,7 @@ def switch(options: Mapping[str, Any], name: str, default: bool) -> bool:
 def _number(options: Mapping[str, Any], name: str, default: float) -> float:
     try:
         number = float(options.get(name, default))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = 0.0
     if not 0 < number <= DAY:
         raise ConfigurationError(f"{name} must be a number above 0, up to {DAY}.")

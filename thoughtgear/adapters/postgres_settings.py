@@ -158,7 +158,7 @@ def _milliseconds(time: float) -> str:
 def _ports(given: Any) -> list[int] | int | None:
     try:
         return [int(port) for port in given] if isinstance(given, list) else int(given or 0) or None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ConfigurationError("The port of a PostgreSQL store must be a number.") from None
 
 

@@ -31,6 +31,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_DEPTH = 200
 _MAX_DIGITS = 4300
 """What pydantic's parser reads; it writes more."""
+_MAX_NUMBER = 2**62
+"""What every database has room for."""
 
 Position = tuple[int, str]
 """Where a run stands in `list_runs`: microseconds since 1970 and its id."""
@@ -93,7 +95,7 @@ def decode_message(data: str | bytes) -> Message:
 def _decode(kind: type[R], data: str | bytes) -> R:
     try:
         return kind.model_validate_json(data)
-    except ValidationError:
+    except (ValidationError, UnicodeEncodeError):
         # A newer format may not validate at all. The pydantic error quotes the text: it goes no further.
         found = _format_of(data)
     if found > FORMAT:
@@ -104,7 +106,7 @@ def _decode(kind: type[R], data: str | bytes) -> R:
 def _format_of(data: str | bytes) -> int:
     try:
         found = json.loads(data).get("format", 0)
-    except (ValueError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return 0
     return found if isinstance(found, int) else 0
 
@@ -120,6 +122,8 @@ def check_commit(
     in the seqs, and for a commit that does not go forward."""
     check_key(state.run_id)
     expected = state.version - 1 if expected is None else expected
+    if state.version >= _MAX_NUMBER or state.message_count >= _MAX_NUMBER:
+        raise StoreError("A commit's version and number of messages are below 2**62.")
     if not 0 <= expected < state.version:
         raise StoreError("A commit makes version 1 or a later one, on top of a lower one or of none.")
     first = state.message_count - len(messages)
@@ -144,6 +148,14 @@ def check_key(key: str) -> str:
     if _CONTROL.search(key):
         raise InvalidInputError("A key must not hold control characters.")
     return key
+
+
+def check_range(prefix: str, after: str) -> None:
+    """Check what `list_documents` is given. Raises `InvalidInputError` for text that is not Unicode."""
+    try:
+        (prefix + after).encode()
+    except UnicodeEncodeError as exc:
+        raise InvalidInputError("A prefix, and a key to go on after, must be valid Unicode.") from exc
 
 
 def position(state: RunState) -> Position:
@@ -201,8 +213,10 @@ def read_cursor(store: str, cursor: str | None, limit: int) -> Position | None:
     try:
         raw = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
         name, created, run_id = json.loads(raw[4:])
-    except (binascii.Error, UnicodeError, ValueError, TypeError) as exc:
+        check_key(run_id)
+        known = type(created) is int and abs(created) < _MAX_NUMBER
+    except (binascii.Error, UnicodeError, ValueError, TypeError, AttributeError, RecursionError) as exc:
         raise InvalidInputError("This cursor is not one of list_runs.") from exc
-    if raw[:4] != zlib.crc32(raw[4:]).to_bytes(4) or name != store:
+    if not known or raw[:4] != zlib.crc32(raw[4:]).to_bytes(4) or name != store:
         raise InvalidInputError("This cursor is of another store.")
-    return int(created), str(run_id)
+    return created, run_id

@@ -9,6 +9,7 @@ from thoughtgear.adapters.records import (
     ALL_RUNS,
     check_commit,
     check_key,
+    check_range,
     cut_page,
     decode_message,
     decode_state,
@@ -106,6 +107,7 @@ class S3Adapter:
     async def list_documents(
         self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
     ) -> list[str]:
+        check_range(prefix, after)
         return await self._documents.keys(collection, prefix, after, limit)
 
     async def aclose(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from thoughtgear.adapters.options import first
 from thoughtgear.errors import ConfigurationError
 
 RIGHT_URL = (
@@ -62,9 +63,10 @@ class S3Settings:
     def from_dict(cls, settings: Mapping[str, Any]) -> S3Settings:
         """Read `bucket`, `path` and the options of a URL. Raises `ConfigurationError`."""
         given = {name: value for name, value in settings.items() if value not in (None, "")}
-        unknown = sorted(given.keys() - set(KNOWN))
+        unknown = given.keys() - set(KNOWN)
         if unknown:
-            raise ConfigurationError(f"An S3 store has no setting {unknown[0]!r}; it has {', '.join(KNOWN)}.")
+            known = ", ".join(KNOWN)
+            raise ConfigurationError(f"An S3 store has no setting {first(unknown)}; it has {known}.")
         numbers = {name: _number(given, name, default) for name, default in _NUMBERS.items()}
         endpoint = _endpoint(given.get("endpoint"))
         return cls(
@@ -127,7 +129,7 @@ def _session(given: Mapping[str, Any]) -> dict[str, str]:
 def _number(given: Mapping[str, Any], name: str, default: float) -> float:
     try:
         number = float(given.get(name, default))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = 0.0
     if not 0 < number <= 3600 or (name == "pool_size" and not number.is_integer()):
         raise ConfigurationError(f"{name} must be a number above 0, up to 3600; pool_size a whole one.")

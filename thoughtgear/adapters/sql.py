@@ -22,6 +22,7 @@ from thoughtgear.adapters.records import (
     Position,
     check_commit,
     check_key,
+    check_range,
     cut_page,
     decode_listed,
     decode_message,
@@ -35,7 +36,7 @@ from thoughtgear.adapters.records import (
 from thoughtgear.adapters.sql_metadata import index_of, pairs_of
 from thoughtgear.adapters.sqlite import SqliteDatabase
 from thoughtgear.adapters.sqlite_settings import SqliteSettings
-from thoughtgear.errors import ConflictError, RunNotFoundError
+from thoughtgear.errors import ConflictError, RunNotFoundError, StoreError
 from thoughtgear.models import Message, RunState
 from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage, SchemaUpgrade
 
@@ -126,8 +127,8 @@ class SqlAdapter:
         await self._database.write(lambda connection: _delete_run(connection, run_id, int(time.time())))
 
     async def get_history(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
-        count = _ALL if limit is None else max(limit, 0)
-        row = {"run_id": check_key(run_id), "after": after, "count": count}
+        count = _ALL if limit is None else min(max(limit, 0), _ALL)
+        row = {"run_id": check_key(run_id), "after": min(max(after, -1), _ALL), "count": count}
         rows = await self._database.read(lambda connection: schema.HISTORY.all(connection, row))
         return [decode_message(body) for (body,) in rows]
 
@@ -137,6 +138,8 @@ class SqlAdapter:
         if found is None:
             return None
         current, value = found
+        if not isinstance(current, str) or not isinstance(value, bytes | memoryview):
+            raise StoreError("A document of this store is damaged: its value is no bytes.")
         return Document(key, bytes(value), current)
 
     async def put_document(
@@ -151,6 +154,7 @@ class SqlAdapter:
     async def list_documents(
         self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
     ) -> list[str]:
+        check_range(prefix, after)
         key = schema.documents[collection].c.key
         # No key has a control character, so that any one stands for the NUL that PostgreSQL's text hasn't.
         prefix, after = prefix.replace("\0", "\1"), after.replace("\0", "\1")

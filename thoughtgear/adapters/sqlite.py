@@ -179,11 +179,18 @@ def _engine(settings: SqliteSettings, allowed: _Time) -> Engine:
     @event.listens_for(engine, "connect")
     def on_connect(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
         record.info[DRIVER] = connection
+        # Python's own decoder quotes the text that it can't decode.
+        connection.text_factory = _text
         _use_wal(connection, settings.lock_timeout)
         connection.execute("PRAGMA synchronous=FULL")
         connection.set_progress_handler(allowed.is_up, _STEPS)
 
     return engine
+
+
+def _text(data: bytes) -> str:
+    """The text of a row. One that is damaged, so that it is no UTF-8, is no record to whoever reads it."""
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _use_wal(connection: sqlite3.Connection, patience: float) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from thoughtgear.adapters.options import seconds, switch
+from thoughtgear.adapters.options import first, folder, seconds, switch
 from thoughtgear.errors import ConfigurationError
 
 _RIGHT_URL = "Use sqlite:///folder/name.db (relative) or sqlite:////folder/name.db (absolute)."
@@ -46,13 +46,14 @@ class SqliteSettings:
         unknown = set(settings) - set(known)
         if unknown:
             raise ConfigurationError(
-                f"A SQLite store has no setting {min(unknown)!r}; it has {', '.join(known)}."
+                f"A SQLite store has no setting {first(unknown)}; it has {', '.join(known)}."
             )
-        path = str(settings.get("path", ""))
-        if path in ("", ":memory:"):
-            raise ConfigurationError(f"A SQLite store needs a file. {_RIGHT_URL} In memory: memory://")
+        needed = f"A SQLite store needs a file. {_RIGHT_URL} In memory: memory://"
+        path = folder(settings, needed)
+        if path == Path(":memory:"):
+            raise ConfigurationError(needed)
         return cls(
-            Path(path).absolute(),
+            path.absolute(),
             switch(settings, "create", cls.create),
             seconds(settings, "lock_timeout", cls.lock_timeout),
             seconds(settings, "command_timeout", cls.command_timeout),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Coroutine
@@ -19,9 +20,14 @@ from thoughtgear.place import Output, Place
 
 INTERRUPTED = 130
 
+_LOGIN = re.compile(r"://[^/\s@]*@")
+"""What stands before the host in a URL, which somebody may have typed in the wrong place."""
+
 
 def output_of(as_json: bool = False, quiet: bool = False) -> Output:
-    return Output(Console(highlight=False), Console(stderr=True, highlight=False), as_json, quiet)
+    # No markup: what is shown may have come from a model.
+    out = Console(highlight=False, markup=False)
+    return Output(out, Console(stderr=True, highlight=False, markup=False), as_json, quiet)
 
 
 def call(
@@ -45,7 +51,7 @@ def call(
         if debug or explained is None:
             traceback.print_exc()
         if explained is not None:
-            typer.echo(f"Error: {explained}", err=True)
+            typer.echo(f"Error: {logs.one_line(_LOGIN.sub('://…@', explained))}", err=True)
     raise typer.Exit(code)
 
 
@@ -91,4 +97,4 @@ class _Brief(logging.Formatter):
         if isinstance(error, logs.Unsaid):  # a terminal shows the whole transcript, too
             error = error.said
         first = f": {type(error).__name__}: {error}".splitlines()[0] if error else ""
-        return f"{record.getMessage()}{first}"
+        return logs.one_line(f"{record.getMessage()}{first}")

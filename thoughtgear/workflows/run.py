@@ -26,7 +26,7 @@ with workflow.unsafe.imports_passed_through():
         sparse,
     )
     from thoughtgear.workflows import details, steps
-    from thoughtgear.workflows.given import read_input
+    from thoughtgear.workflows.given import read_input, read_message
 
 
 @workflow.defn(name=WORKFLOW)
@@ -65,11 +65,11 @@ class RunWorkflow:
     @workflow.signal
     async def send(self, message: Any = None) -> None:
         """Put a message into the run's inbox, in the order of the signals. What is no message is dropped."""
-        text = message.get("text") if isinstance(message, dict) else None
-        if not isinstance(text, str) or not text:
-            workflow.logger.warning("A send signal without a text was dropped.")
+        found = read_message(message)
+        if found is None:
+            workflow.logger.warning("A send signal without a text, or with one over 2 MB, was dropped.")
             return
-        request_id = str(message.get("request_id") or workflow.uuid4())
+        text, request_id = found[0], found[1] or str(workflow.uuid4())
         async with self._mail:
             await workflow.wait_condition(lambda: self._given.run_id is not None or self._over)
             run_id, handler = self._given.run_id, self._given.handler
