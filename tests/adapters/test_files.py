@@ -74,7 +74,7 @@ async def test_a_newer_layout_is_refused(root: Path, store: FilesAdapter) -> Non
     """A folder that another version laid out raises SchemaVersionError."""
     root.mkdir()
     (root / "layout").write_text("2\n")
-    with pytest.raises(SchemaVersionError):
+    with pytest.raises(SchemaVersionError, match=r"layout 2, .*: upgrade the package"):
         await store.load_run("r")
 
 

@@ -72,7 +72,10 @@ class Disk:
         with self.open(self.root / "layout") as file:
             found = file.read(20).decode("ascii", "replace").strip()
         if found != str(LAYOUT):
-            raise SchemaVersionError(f"{self.root} has layout {found}, this thoughtgear works with {LAYOUT}.")
+            raise SchemaVersionError(
+                f"{self.root} has layout {found}, this thoughtgear works with {LAYOUT}: "
+                "upgrade the package, or use another folder."
+            )
 
     def _sweep(self) -> None:
         for entry in os.scandir(self.folder("tmp")):
