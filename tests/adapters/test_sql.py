@@ -191,6 +191,38 @@ async def test_commits_are_durable_and_private(store: SqlAdapter, tmp_path: Path
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
 
 
+async def test_stores_of_one_process_share_a_file(store: SqlAdapter, tmp_path: Path) -> None:
+    """What a store commits after another one of its process has opened the same file, and another process has
+    opened and closed it, is there for everyone."""
+    state = await append(store, new_run("r"), "one")
+    second = SqlAdapter.from_url(f"sqlite:///{tmp_path}/store.db")
+    await second.load_run("r")
+    assert versions_elsewhere(tmp_path) == "1"
+    await append(store, state, "two")
+    assert versions_elsewhere(tmp_path) == "2"
+    await second.aclose()
+    assert versions_elsewhere(tmp_path) == "2"
+
+
+def versions_elsewhere(folder: Path) -> str:
+    """What another process reads, which closes the database as if it were the last where it thinks so."""
+    program = (
+        f"import sqlite3; opened = sqlite3.connect('{folder}/store.db')\n"
+        "print(opened.execute('SELECT version FROM run_states').fetchone()[0]); opened.close()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, text=True)
+    return ended.stdout.strip() or ended.stderr
+
+
+async def test_a_link_to_nowhere_makes_its_target(tmp_path: Path) -> None:
+    """A path that is a link to a file which is not there yet makes that file, private as any other."""
+    (tmp_path / "link.db").symlink_to(tmp_path / "real.db")
+    store = SqlAdapter.from_url(f"sqlite:///{tmp_path}/link.db")
+    await append(store, new_run("r"), "one")
+    await store.aclose()
+    assert stat.S_IMODE((tmp_path / "real.db").stat().st_mode) == 0o600
+
+
 async def test_a_locked_database_is_retryable(tmp_path: Path) -> None:
     """Who waits longer than lock_timeout for another writer gets a StoreUnavailableError, and can go on."""
     store = open_store(f"sqlite:///{tmp_path}/store.db?lock_timeout=0.05")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import sqlite3
+import stat
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -132,11 +135,25 @@ class _Time:
         return time.monotonic() > self._until
 
 
+_creating = threading.Lock()
+
+
 def _touch(path: Path, *, create: bool) -> None:
     """Make an empty file that is ours alone: transcripts are private, and the WAL files take over its mode.
-    Raises `ConfigurationError` where there is none and can be none."""
+    Raises `ConfigurationError` where there is none and can be none.
+
+    A file that is there is never opened, only looked at. A process that closes a file loses all the locks
+    that it holds on it, SQLite's on another connection, too: a second process would take itself for the last
+    one, delete the WAL, and with it whatever the first one commits from then on.
+    """
     try:
-        os.close(os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600))
+        with _creating:
+            if create and not path.exists():
+                os.close(os.open(os.path.realpath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+                return
+        _check_file(path)
+    except FileExistsError:  # another process was faster
+        return
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigurationError(_absent(path)) from None
     except (IsADirectoryError, PermissionError) as exc:
@@ -147,6 +164,14 @@ def _touch(path: Path, *, create: bool) -> None:
         raise StoreUnavailableError(
             f"The database {path} can't be opened right now: {exc.strerror}."
         ) from exc
+
+
+def _check_file(path: Path) -> None:
+    """Raise what opening the file would."""
+    if stat.S_ISDIR(path.stat().st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _absent(path: Path) -> str:
