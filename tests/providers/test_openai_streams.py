@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import openai
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_server import events, plain, replay, stream
 
@@ -143,6 +143,7 @@ OBJECTS = st.dictionaries(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(OBJECTS, st.booleans(), st.lists(st.integers(0, 200), max_size=8))
 def test_arguments_are_whole_at_their_last_brace(value, ascii_only, cuts):
     """Wherever a JSON object is cut into pieces, it is whole with its last one and not before."""
