@@ -63,7 +63,7 @@ class Calls:
         in_order = any(not self._may_overlap(row) for row in pending)
         tasks = {asyncio.create_task(self._call(row, in_order)) for row in pending}
         started = [row for row in rows if row.status == "started"]
-        tasks |= {asyncio.create_task(self._keep(row, self._resolve(row))) for row in started}
+        tasks |= {asyncio.create_task(self._keep(row, self._resolve)) for row in started}
         try:
             await self._collect(tasks)
         except BaseException as exc:
@@ -104,12 +104,12 @@ class Calls:
         if in_order:
             async with self._turn:
                 if not self._refused:
-                    await self._keep(row, self._result(row))
+                    await self._keep(row, self._result)
         else:
-            await self._keep(row, self._result(row))
+            await self._keep(row, self._result)
 
-    async def _keep(self, row: CallRecord, work: Awaitable[ToolResult]) -> None:
-        result = await work
+    async def _keep(self, row: CallRecord, work: Callable[[CallRecord], Awaitable[ToolResult]]) -> None:
+        result = await work(row)
         if result.status == "unknown" and row.on_unknown == "ask_person":
             self.unsettled.append(row.call.id)
             return

@@ -9,8 +9,11 @@ import time
 from pathlib import Path
 
 from temporalio.client import Client
+from temporalio.worker import Worker
 
 from thoughtgear import PromptHandler, build_worker, tool
+from thoughtgear.activities.iteration import RunActivities
+from thoughtgear.activities.roster import Roster
 from thoughtgear.providers.scripted import ScriptedProvider, call
 
 SCRIPT = [[call("finished")], [call("rerun"), call("pay"), call("finished")], "Done."]
@@ -52,10 +55,12 @@ def make_handler(folder: Path) -> PromptHandler:
     )
 
 
-async def main(address: str, task_queue: str, folder: str) -> None:
-    """Work until killed."""
-    client = await Client.connect(address)
-    await build_worker(client, [make_handler(Path(folder))], task_queue).run()
+async def main(address: str, task_queue: str, folder: str, only: str = "") -> None:
+    """Work until killed; only at activities, if so asked."""
+    client, handler = await Client.connect(address), make_handler(Path(folder))
+    if only == "activities":
+        await Worker(client, task_queue=task_queue, activities=RunActivities(Roster([handler])).all()).run()
+    await build_worker(client, [handler], task_queue).run()
 
 
 if __name__ == "__main__":

@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 from crashing_worker import make_handler
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import CancelledError
 from world import World
 
 from thoughtgear import PromptHandler, build_worker
@@ -63,3 +68,41 @@ async def saved_sibling(handler: PromptHandler) -> bool:
     [state] = (await store.list_runs()).runs
     history = await store.get_history(state.run_id)
     return "finished" in results(history, 2)
+
+
+async def test_a_cancel_that_only_a_dead_worker_could_see(world: World, server: str) -> None:
+    """A run whose worker was killed in the middle of a tool, and which is cancelled before that is noticed, ends
+    as cancelled and not as failed."""
+    worker = Path(__file__).parent / "crashing_worker.py"
+    handler = make_handler(world.folder)
+    async with build_worker(world.client, [handler], world.queue, no_remote_activities=True):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(worker), server, world.queue, str(world.folder), "activities"
+        )
+        try:
+            handle = await world.client.start_workflow(
+                "RunWorkflow", {"prompt": "Go"}, id=world.queue, task_queue=world.queue
+            )
+            async with asyncio.timeout(30):
+                while not starts(world.folder, "pay"):
+                    await asyncio.sleep(0.05)
+        finally:
+            process.kill()
+            await process.wait()
+        await handle.cancel()
+        async with asyncio.timeout(30):
+            while not await asked_to_cancel(handle):
+                await asyncio.sleep(0.05)
+    async with build_worker(world.client, [handler], world.queue), asyncio.timeout(30):
+        with pytest.raises(WorkflowFailureError) as caught:
+            await handle.result()
+    [state] = (await handler.store.list_runs()).runs
+    await handler.aclose()
+    assert (state.status, state.error) == ("cancelled", None)
+    assert isinstance(caught.value.cause, CancelledError)
+
+
+async def asked_to_cancel(handle: WorkflowHandle[Any, Any]) -> bool:
+    """Whether the workflow has asked its activity to cancel."""
+    kind = EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED
+    return any([event.event_type == kind async for event in handle.fetch_history_events()])

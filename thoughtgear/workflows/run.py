@@ -95,7 +95,8 @@ class RunWorkflow:
                 self._note(await steps.start(steps.start_input(self._given)))
             return await self._loop()
         except (ActivityError, asyncio.CancelledError) as exc:
-            cancelled = is_cancelled_exception(exc)
+            # Where a worker died before it saw the cancel, the activity timed out instead.
+            cancelled = is_cancelled_exception(exc) or workflow.cancellation_reason() is not None
             error = [] if cancelled or not isinstance(exc, ActivityError) else steps.reason(exc)
         self._report = await self._close(CloseInput("cancelled" if cancelled else "failed", error=error))
         return self._report
