@@ -71,8 +71,8 @@ async def saved_sibling(handler: PromptHandler) -> bool:
 
 
 async def test_a_cancel_that_only_a_dead_worker_could_see(world: World, server: str) -> None:
-    """A run whose worker was killed in the middle of a tool, and which is cancelled before that is noticed, ends
-    as cancelled and not as failed."""
+    """A run whose worker was killed in the middle of a tool, and which is cancelled before that is noticed,
+    ends as cancelled and not as failed."""
     worker = Path(__file__).parent / "crashing_worker.py"
     handler = make_handler(world.folder)
     async with build_worker(world.client, [handler], world.queue, no_remote_activities=True):
