@@ -40,6 +40,9 @@ READ_BACK_DELAYS = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)
 UNANSWERED_WRITES = 5
 """How often a commit tries to write to a store that can be read and fails to write."""
 
+REFUSED_WRITES = 5
+"""How often a store may refuse a commit as late and then know no newer state than the one it is based on."""
+
 Change = Callable[[RunState], list[Message]]
 Appended = Callable[[RunState, Sequence[Message], float], None]
 T = TypeVar("T")
@@ -185,7 +188,7 @@ class RunWriter:
             raise
 
     async def _commit(self, change: Change, release: bool, nonce: str) -> RunState:
-        unanswered = 0
+        unanswered = refused = 0
         while True:
             draft, messages = self._draft(change, nonce, release)
             # Not when the answer came: a process that stood still in between would take it for fresh.
@@ -194,6 +197,9 @@ class RunWriter:
                 await self._store.save_run(draft, messages)
             except ConflictError as exc:
                 newest = await self._read_back(exc)
+                refused += newest.version == self.state.version and newest.nonce != nonce
+                if refused == REFUSED_WRITES:
+                    raise StoreError(_disagrees(newest)) from exc
             except StoreUnavailableError as exc:
                 unanswered += 1
                 newest = await self._read_back(exc)
@@ -274,6 +280,10 @@ def _owner(attempt: Attempt) -> str:
     loop that keeps its claim is the same owner from iteration to iteration."""
     unique = "" if attempt.keep_claim else f"-{uuid4().hex[:12]}"
     return f"{attempt.scope}/{attempt.number}{unique}"
+
+
+def _disagrees(state: RunState) -> str:
+    return f"Run {state.run_id} is damaged: its record says version {state.version}, and its store another."
 
 
 def unchanged(state: RunState) -> list[Message]:

@@ -166,11 +166,15 @@ def _missing(where: str, attribute: str, module: ModuleType) -> str:
 
 def _import_file(path: str) -> ModuleType:
     file = Path(path).absolute()
-    if not file.is_file():
+    try:
+        there = file.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        there = False
+    if not there:
         raise ConfigurationError(f"There is no file {path}; give a target as path/to/file.py:attribute.")
     module = _import_module(file.stem, file.parent)
-    found = getattr(module, "__file__", None)
-    if found is None or not file.samefile(found):
+    origin = getattr(module, "__file__", None)
+    if origin is None or not file.samefile(origin):
         raise ConfigurationError(f"{path} has the name of another module ({file.stem}); rename the file.")
     return module
 

@@ -17,7 +17,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
-from thoughtgear.errors import ConflictError, RunNotFoundError, SessionBusyError, StoreError
+from thoughtgear.errors import (
+    ConflictError,
+    RunNotFoundError,
+    SessionBusyError,
+    StoreError,
+    StoreUnavailableError,
+)
 from thoughtgear.models import Message, Parent, RunState
 from thoughtgear.protocols import Document, OrmAdapter
 from thoughtgear.transcript import KEPT_BYTES, ByteCache, Transcripts, size_of
@@ -30,6 +36,9 @@ HEADS = "session-head/"
 
 RUNS_SEEN = 100
 """How many earlier runs of a conversation a model sees at the most."""
+
+LINK_TRIES = 1000
+"""How often a run may find that someone was faster: more than there are prompts to one session at once."""
 
 RECENT_KEPT = RUNS_SEEN
 """Run ids that a head remembers, oldest first: the way past runs that were deleted."""
@@ -60,7 +69,9 @@ class Sessions:
 
         Raises `SessionBusyError`, and `RunNotFoundError` when the run was deleted meanwhile.
         """
-        while not state.linked and state.status == "pending":
+        for _ in range(LINK_TRIES):
+            if state.linked or state.status != "pending":
+                return state
             document, recent = await self._head(state)
             if state.run_id in recent:
                 return await self._store.load_run(state.run_id)
@@ -68,7 +79,7 @@ class Sessions:
                 return await self._append(state, document, recent)
             except ConflictError:
                 state = await self._store.load_run(state.run_id)
-        return state
+        raise StoreUnavailableError("The session changes faster than a run can be linked to it; try again.")
 
     async def _head(self, state: RunState) -> tuple[Document | None, list[str]]:
         document = await self._store.get_document("memory", head_key(state))

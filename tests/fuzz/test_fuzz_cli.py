@@ -198,3 +198,9 @@ def test_a_script_that_ends_the_process_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(ConfigurationError, match="SystemExit"):
         load_target(f"{tmp_path / 'leaves.py'}:handler")
+
+
+def test_a_target_with_an_impossible_name_is_refused() -> None:
+    """A path that is longer than any file's is a configuration error."""
+    with pytest.raises(ConfigurationError):
+        load_target("x" * 5000 + ".py:handler")

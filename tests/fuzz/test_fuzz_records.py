@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from thoughtgear import PromptHandler, tool
 from thoughtgear.adapters.files import FilesAdapter
+from thoughtgear.adapters.memory import MemoryAdapter
 from thoughtgear.adapters.records import decode_message, decode_state, encode
 from thoughtgear.adapters.sql import SqlAdapter
 from thoughtgear.errors import StoreError, StoreUnavailableError
@@ -73,8 +74,6 @@ async def look(what: str = "") -> str:
 )
 async def test_an_odd_state_ends_or_is_refused(field: str, value: Any, live: bool) -> None:
     """A state that says something impossible gives an iteration, or a typed error; and it can be closed."""
-    from thoughtgear.adapters.memory import MemoryAdapter
-
     store = MemoryAdapter()
     agent = PromptHandler(orm=store, model=ScriptedProvider(replies=["Yes."]), tools=[look])
     run = await agent.create_run("Look.")
@@ -283,8 +282,6 @@ async def test_a_damaged_tombstone_closes_no_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [b"", b"[]", b'{"recent": 5}', b"\xff", b"[" * 5000])
 async def test_a_damaged_head_of_a_session_is_said(value: bytes) -> None:
     """A prompt to a session whose head is damaged is a typed error that quotes nothing."""
-    from thoughtgear.adapters.memory import MemoryAdapter
-
     store = MemoryAdapter()
     agent = PromptHandler(orm=store, model=ScriptedProvider(replies=["Yes."]))
     await agent.create_run("One.", session_id="s")
@@ -301,3 +298,33 @@ def test_times_without_a_zone_are_utc() -> None:
     """A stored time that has lost its zone is in UTC: to compare it with the clock must not raise."""
     record = STATE.decode().replace("Z", "").replace("+00:00", "")
     assert decode_state(record).created_at.tzinfo is not None
+
+
+@pytest.mark.parametrize("session", [None, "s"])
+async def test_a_version_that_is_not_the_stores_own_ends_in_an_error(session: str | None) -> None:
+    """Where a record says another version than its store compares, a commit and a link end: they would be
+    refused, and find nothing new, for ever."""
+    store = MemoryAdapter()
+    agent = PromptHandler(orm=store, model=ScriptedProvider(replies=["Yes."]))
+    run = await agent.create_run("One.", session_id=session)
+    store._runs[run.run_id].state = encode(run.model_copy(update={"version": 7}))
+    with pytest.raises(StoreError, match="damaged: its record says version 7"):
+        await agent.run_iteration(run.run_id, 1)
+    if session:
+        with pytest.raises(StoreError):
+            await agent.create_run("Two.", session_id=session)
+    await agent.aclose()
+
+
+@pytest.mark.parametrize("tag", [b"\xed\xa0\x80", b"\xff"])
+async def test_a_tag_that_is_no_text_is_damage(tmp_path: Path, tag: bytes) -> None:
+    """A document of SQLite whose tag can't be given back to the database is damaged, not a crash."""
+    store = _sqlite(tmp_path)
+    await _fill(store)
+    database = sqlite3.connect(tmp_path / "t.db")
+    database.execute("UPDATE memory SET tag = CAST(? AS TEXT)", (tag,))
+    database.commit()
+    with pytest.raises(StoreError, match="damaged"):
+        await Memory(store, "user:ann").put("a", 1)
+    await store.aclose()
+    database.close()

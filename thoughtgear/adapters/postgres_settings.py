@@ -72,6 +72,7 @@ class PostgresSettings:
 
     @classmethod
     def _from(cls, options: Mapping[str, Any]) -> PostgresSettings:
+        _check_types(options)
         schema = str(options.get("schema", "thoughtgear"))
         if not _SCHEMA.fullmatch(schema) or "search_path" in options:
             raise ConfigurationError(
@@ -89,6 +90,22 @@ class PostgresSettings:
             pool_timeout=limits["pool_timeout"],
             pool_recycle=limits["pool_recycle"],
         )
+
+
+def _check_types(options: Mapping[str, Any]) -> None:
+    """Refuse what could not be an option of a URL, and a URL in the place of a host."""
+    for name, given in options.items():
+        several = given if isinstance(given, list) and name in ("host", "port") else [given]
+        if not all(_is_plain(each) for each in (name, *several)):
+            raise ConfigurationError("The settings of a PostgreSQL store are texts and numbers.")
+        if name == "host" and any("@" in str(each) or "://" in str(each) for each in several):
+            raise ConfigurationError(f"The host of a PostgreSQL store is a name or an address. {RIGHT_URL}")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return value == value.encode(errors="replace").decode()
+    return isinstance(value, int | float) and abs(value) < 2**63
 
 
 def _read_url(url: str) -> dict[str, Any]:

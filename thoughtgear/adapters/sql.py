@@ -138,7 +138,7 @@ class SqlAdapter:
         if found is None:
             return None
         current, value = found
-        if not isinstance(current, str) or not isinstance(value, bytes | memoryview):
+        if not (isinstance(current, str) and current.isascii() and isinstance(value, bytes | memoryview)):
             raise StoreError("A document of this store is damaged: its value is no bytes.")
         return Document(key, bytes(value), current)
 

@@ -78,6 +78,11 @@ class SqliteDatabase:
             return call()
         except (IntegrityError, sqlite3.IntegrityError) as exc:
             raise StoreError("The database refused a row that breaks its rules.") from exc
+        except (
+            UnicodeError
+        ):  # what SQLite says of a damaged file quotes it; so does Python's error about that
+            self._disconnect()
+            raise StoreError("The database's file is damaged: its text is not UTF-8.") from None
         except (SQLAlchemyError, sqlite3.Error) as exc:
             self._disconnect()
             raise _translated(exc) from exc

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,8 @@ class OpenAIProvider:
         https only). Raises `ConfigurationError`."""
         if not name:
             raise ConfigurationError('No model name; use for example "openai:gpt-4o-mini".')
+        texts, numbers = (name, api_key, base_url), (connect_timeout, read_timeout, max_reply_bytes)
+        _check_types(texts, numbers, headers or {})
         self.model = name
         self._base_url = _base_url(base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL)
         key = os.environ.get("OPENAI_API_KEY", "") if api_key is None else api_key
@@ -212,6 +215,17 @@ async def _drain(chunks: AsyncIterator[bytes]) -> None:
                 pass
 
 
+def _check_types(texts: Sequence[Any], numbers: Sequence[Any], headers: Any) -> None:
+    """Settings may come from a file: refuse here what would be refused later, by an error that quotes it."""
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise ConfigurationError("A model's name, api_key and base_url are texts.")
+    if not all(isinstance(number, int | float) and 0 < number < math.inf for number in numbers):
+        raise ConfigurationError("A model's times and max_reply_bytes are numbers above 0.")
+    given = [*headers, *headers.values()] if isinstance(headers, Mapping) else [None]
+    if not all(isinstance(text, str) for text in given):
+        raise ConfigurationError("A model's headers are a mapping of texts.")
+
+
 def _base_url(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text.strip())
@@ -234,6 +248,6 @@ def _headers(key: str, base_url: httpx.URL) -> dict[str, str]:
 def _check_headers(headers: Mapping[str, str]) -> None:
     """Refuse here what the HTTP library would refuse with an error that quotes the key."""
     for name, value in headers.items():
-        if not (value.isascii() and value.isprintable()):
+        if not ((name + value).isascii() and (name + value).isprintable()):
             what = "The API key" if name == "Authorization" else f"The header {name}"
             raise ConfigurationError(f"{what} holds a line break or a letter that HTTP can't send.")
