@@ -96,8 +96,7 @@ def _agreed(question: str, output: Output, consent: Consent) -> bool:
     """Ask, on stderr. Raises `ConfigurationError` where nobody answers."""
     if consent.yes:
         return True
-    output.err.print(f"{question} [y/N] ", end="", soft_wrap=True, markup=False, highlight=False)
-    answer = _answer()
+    answer = _answer(output, f"{question} [y/N] ")
     if not answer:
         output.err.print()
         raise ConfigurationError("Nobody said yes: nothing was deleted. --yes goes without asking.")
@@ -107,13 +106,14 @@ def _agreed(question: str, output: Output, consent: Consent) -> bool:
     return agreed
 
 
-def _answer() -> str:
-    """Read a line from stdin; empty at its end. Ctrl-C ends that at once: the event loop's own handler would
-    only cancel what waits in the loop."""
+def _answer(output: Output, question: str) -> str:
+    """Ask, and read a line from stdin; empty at its end. Ctrl-C ends that at once, from the moment the question
+    is seen: the event loop's own handler would only cancel what waits in the loop."""
     before = None
     with suppress(ValueError):  # only the main thread has handlers
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        output.err.print(question, end="", soft_wrap=True, markup=False, highlight=False)
         return sys.stdin.readline()
     finally:
         if before is not None:
