@@ -6,11 +6,13 @@ what was remembered for the run alone, and, when no run of its session is left, 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
+from functools import partial
 
 from thoughtgear import cache, live
-from thoughtgear.batches import all_runs, each, key_pages
-from thoughtgear.errors import ConflictError, RunNotOverError
+from thoughtgear.batches import all_runs, each, find_run, key_pages
+from thoughtgear.errors import ConflictError, RunNotFoundError, RunNotOverError
 from thoughtgear.memory import scope_of, scope_prefix, sessions_prefix
 from thoughtgear.models import RunState
 from thoughtgear.protocols import Collection, Document, OrmAdapter, RunFilter
@@ -37,39 +39,93 @@ class Deleted:
         return Deleted(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
-class Deletion:
-    """Deletes runs, then the sessions that are empty by that. `deleted` counts."""
+MayGo = Callable[[RunState], Awaitable[bool]]
+"""Whether a run may be deleted as it stands now. It may raise."""
 
-    def __init__(self, store: OrmAdapter) -> None:
+
+class Deletion:
+    """Deletes runs, then the sessions that are empty by that. `deleted` counts.
+
+    What is found goes last, so that a deletion which died half way is completed by another one: a run after
+    all that belongs to it, and the first of each session that comes here is kept until `sessions` has looked
+    whether the session goes with it. `may_go` is asked right before a run goes.
+    """
+
+    def __init__(self, store: OrmAdapter, may_go: MayGo | None = None) -> None:
         self.deleted = Deleted()
         self._store = store
-        self._touched: dict[str, RunState] = {}
+        self._may_go = may_go
+        self._last: dict[str, RunState] = {}
 
     async def run(self, state: RunState) -> None:
-        """Delete a run, whoever works on it. That one stops at its next commit."""
-        files = [len(page) async for page in key_pages(self._store, "files", f"{state.run_id}/")]
-        await self._beside(state)
+        """Delete a run, whoever works on it: that one stops at its next commit. Or keep it for `sessions`."""
+        if state.session_id is not None and head_key(state) not in self._last:
+            self._last[head_key(state)] = state
+        elif (current := await self._going(state)) is not None:
+            await self._delete(current)
+
+    async def _going(self, state: RunState) -> RunState | None:
+        """Return a run as it stands now, if it may go."""
+        current = await find_run(self._store, state.run_id)
+        if current is None:
+            await self._finish(state.run_id)
+        elif self._may_go is None or await self._may_go(current):
+            return current
+        return None
+
+    async def _delete(self, state: RunState) -> None:
+        await self._beside(state.run_id, state.stream)
+        await self._clear("files", f"{state.run_id}/")
         await self._store.delete_run(state.run_id)
         if not state.over:
-            await self._beside(state)  # whoever worked on it may have written meanwhile
+            await self._beside(state.run_id, state.stream)  # whoever worked on it may have written meanwhile
         self.deleted.runs += 1
         self.deleted.messages += state.message_count
-        self.deleted.files += sum(files)
-        if state.session_id is not None:
-            self._touched[head_key(state)] = state
 
-    async def _beside(self, state: RunState) -> None:
-        if state.stream:
-            await live.forget(self._store, state.run_id)
-        await self._forget(scope_of(state, "run"))
+    async def _finish(self, run_id: str) -> None:
+        """Complete the deletion of a run of which only that is known."""
+        await self._store.delete_run(run_id)
+        await self._beside(run_id, streamed=True)
+
+    async def find(self, run_id: str) -> RunState:
+        """Return a run to delete. Where it is gone its deletion is completed, then `RunNotFoundError`."""
+        try:
+            return await self._store.load_run(run_id)
+        except RunNotFoundError:
+            await self._finish(run_id)
+            raise
+
+    async def _beside(self, run_id: str, streamed: bool) -> None:
+        if streamed:
+            await live.forget(self._store, run_id)
+        await self._forget(f"run:{run_id}")
 
     async def sessions(self) -> None:
-        """Delete the head and the memory of every session that has lost its last run."""
-        heads = {key: await self._store.get_document("memory", key) for key in self._touched}
+        """Delete the runs that were kept; before it the head and memory of a session that has no other."""
+        kept = [await self._going(state) for state in self._last.values()]
+        self._last = {head_key(state): state for state in kept if state is not None}
+        heads = {key: await self._store.get_document("memory", key) for key in self._last}
         # A run that comes from here on moves the head: then its session stays.
-        left = await self._left()
-        for key, state in self._touched.items():
-            if key not in left and await self._removed(heads[key]):
+        others = await self._others(self._last)
+        ending = {key: state for key, state in self._last.items() if key not in others}
+        await self._end(ending, heads)
+        for key, state in self._last.items():
+            await self._delete(state)
+            if key in others and await find_run(self._store, others[key]) is None:
+                await self._end_since({key: state})  # someone else deleted that one at the same time
+
+    async def _end_since(self, sessions: dict[str, RunState]) -> None:
+        heads = {key: await self._store.get_document("memory", key) for key in sessions}
+        if not await self._others(sessions):
+            await self._end(sessions, heads)
+
+    async def _end(self, sessions: dict[str, RunState], heads: dict[str, Document | None]) -> None:
+        """Delete heads, then the memory of those sessions to which no run has come meanwhile: a new run is
+        stored before it moves the head."""
+        ended = {key: state for key, state in sessions.items() if await self._removed(heads[key])}
+        others = await self._others(ended)
+        for key, state in ended.items():
+            if key not in others:
                 self.deleted.sessions += heads[key] is not None
                 await self._forget(scope_of(state, "session"))
 
@@ -79,16 +135,17 @@ class Deletion:
             await self._clear("memory", prefix)
         await self._clear("cache", cache.prefix_of(user_id))
 
-    async def _left(self) -> set[str]:
-        """Return the sessions that have runs: those of a few are asked for, else all runs are looked at."""
-        states = list(self._touched.values())
-        few = len(states) <= FEW_SESSIONS
-        filters = [RunFilter(session_id=state.session_id, user_id=state.user_id) for state in states]
-        found: set[str] = set()
+    async def _others(self, sessions: dict[str, RunState]) -> dict[str, str]:
+        """Return of each of these sessions that has another run than this one the id of such a run. A few
+        sessions are asked for, else all runs are looked at."""
+        few = len(sessions) <= FEW_SESSIONS
+        filters = [RunFilter(session_id=run.session_id, user_id=run.user_id) for run in sessions.values()]
+        found: dict[str, str] = {}
         for where in filters if few else [RunFilter()]:
             async for state in all_runs(self._store, where):
-                if state.session_id is not None:
-                    found.add(head_key(state))
+                own = sessions.get(head_key(state)) if state.session_id is not None else None
+                if own is not None and own.run_id != state.run_id:
+                    found[head_key(state)] = state.run_id
         return found
 
     async def _removed(self, document: Document | None) -> bool:
@@ -107,10 +164,8 @@ class Deletion:
         async for page in key_pages(self._store, collection, prefix):
             for key in page:
                 gone = await self._gone(collection, key)  # counted afterwards: others count meanwhile
-                if collection == "memory":
-                    self.deleted.remembered += gone
-                else:
-                    self.deleted.cached += gone
+                name = {"memory": "remembered", "cache": "cached", "files": "files"}[collection]
+                setattr(self.deleted, name, getattr(self.deleted, name) + gone)
 
     async def _gone(self, collection: Collection, key: str) -> bool:
         """Delete a document, whoever writes it meanwhile. Returns whether it was there."""
@@ -130,11 +185,8 @@ async def delete_run(store: OrmAdapter, run_id: str, *, force: bool = False) -> 
     Raises `RunNotFoundError`, and `RunNotOverError` for a run that is not over, unless `force`: whoever works
     on that one stops at the next commit, and nothing brings it back.
     """
-    state = await store.load_run(run_id)
-    if not (state.over or force):
-        raise RunNotOverError(refusal(state))
-    deletion = Deletion(store)
-    await deletion.run(state)
+    deletion = Deletion(store, partial(_unless_going_on, force))
+    await deletion.run(await deletion.find(run_id))
     await deletion.sessions()
     return deletion.deleted
 
@@ -142,19 +194,25 @@ async def delete_run(store: OrmAdapter, run_id: str, *, force: bool = False) -> 
 async def delete_user(store: OrmAdapter, user_id: str, *, force: bool = False) -> Deleted:
     """Delete all that is stored of a user: runs, files, sessions, memory and cached results.
 
-    Raises `RunNotOverError` before anything is deleted where a run of the user is not over, unless `force`. A
-    tool that is running then may remember something once more: call again when it has ended.
+    Raises `RunNotOverError` before anything is deleted where a run of the user is not over, unless `force`;
+    and, having deleted some, where one has begun meanwhile. A tool that is running then may remember
+    something once more: call again when it has ended.
     """
-    where = RunFilter(user_id=user_id)
+    where, may_go = RunFilter(user_id=user_id), partial(_unless_going_on, force)
     if not force:
         async for state in all_runs(store, where):
-            if not state.over:
-                raise RunNotOverError(refusal(state))
-    deletion = Deletion(store)
+            await may_go(state)
+    deletion = Deletion(store, may_go)
     await each(all_runs(store, where), deletion.run)
     await deletion.sessions()
     await deletion.user(user_id)
     return deletion.deleted
+
+
+async def _unless_going_on(force: bool, state: RunState) -> bool:
+    if not (state.over or force):
+        raise RunNotOverError(refusal(state))
+    return True
 
 
 async def find_user(store: OrmAdapter, user_id: str) -> Deleted:

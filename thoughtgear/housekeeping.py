@@ -35,7 +35,7 @@ async def delete_runs(place: Place, run_ids: Sequence[str], output: Output, cons
     ids = list(dict.fromkeys(check_run_id(run_id) for run_id in run_ids))
     async with _opened(place) as store:
         for run_id in ids:
-            state = await store.load_run(run_id)
+            state = await deletion.Deletion(store).find(run_id)
             if not (state.over or consent.force):
                 raise RunNotOverError(deletion.refusal(state))
         what = f"run {ids[0]}" if len(ids) == 1 else count(len(ids), "run")
@@ -107,8 +107,8 @@ def _agreed(question: str, output: Output, consent: Consent) -> bool:
 
 
 def _answer(output: Output, question: str) -> str:
-    """Ask, and read a line from stdin; empty at its end. Ctrl-C ends that at once, from the moment the question
-    is seen: the event loop's own handler would only cancel what waits in the loop."""
+    """Ask, and read a line from stdin; empty at its end. Ctrl-C ends that at once, from the moment the
+    question is seen: the event loop's own handler would only cancel what waits in the loop."""
     before = None
     with suppress(ValueError):  # only the main thread has handlers
         before = signal.signal(signal.SIGINT, signal.default_int_handler)

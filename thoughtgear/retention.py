@@ -12,7 +12,7 @@ from thoughtgear.batches import Unwatched, Watcher, all_runs, each, find_run
 from thoughtgear.deletion import Deleted, Deletion
 from thoughtgear.models import OVER, RunState, Status
 from thoughtgear.protocols import OrmAdapter, RunFilter
-from thoughtgear.sessions import head_key
+from thoughtgear.sessions import head_key, recent_runs
 
 UNFINISHED: frozenset[Status] = frozenset(get_args(Status)) - OVER
 
@@ -75,11 +75,17 @@ async def prune(
     Interrupted, it has deleted some; call it again."""
     watcher = watcher or Unwatched()
     busy = await _busy_sessions(store, rule)
-    deletion = Deletion(store)
+
+    async def may_go(state: RunState) -> bool:
+        if not rule.meets(state) or _session(state) in busy:
+            return False
+        return not await _goes_on(store, rule, state)
+
+    deletion = Deletion(store, may_go)
 
     async def delete(run_id: str) -> None:
         state = await find_run(store, run_id)
-        if state is not None and rule.meets(state) and _session(state) not in busy:
+        if state is not None:
             await deletion.run(state)
         watcher.step()
 
@@ -93,12 +99,21 @@ async def prune(
 
 async def _busy_sessions(store: OrmAdapter, rule: Rule) -> set[str | None]:
     """Return the sessions that have a run which is not over and stays."""
-    busy: set[str | None] = set()
-    for status in UNFINISHED:
-        async for state in all_runs(store, RunFilter(status=status)):
-            if not rule.meets(state):
-                busy.add(_session(state))
+    # All at once: of a listing per status a run that changes its status meanwhile would fall out.
+    states = all_runs(store)
+    busy = {_session(state) async for state in states if not (state.over or rule.meets(state))}
     return busy - {None}
+
+
+async def _goes_on(store: OrmAdapter, rule: Rule, state: RunState) -> bool:
+    """Whether a run that is not over and stays has come to the session of this one, or was retried there."""
+    if state.session_id is None:
+        return False
+    for run_id in await recent_runs(store, state):
+        other = await find_run(store, run_id)
+        if other is not None and not (other.over or rule.meets(other)):
+            return True
+    return False
 
 
 def _session(state: RunState) -> str | None:

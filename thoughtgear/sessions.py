@@ -195,6 +195,12 @@ class Sessions:
         return await self._newest(recent[: recent.index(run_id)]) if run_id in recent else None
 
 
+async def recent_runs(store: OrmAdapter, state: RunState) -> list[str]:
+    """Return the ids of the last runs that were linked to the session of a run, oldest first."""
+    document = await store.get_document("memory", head_key(state))
+    return _recent(document) if document else []
+
+
 def _recent(head: Document) -> list[str]:
     with suppress(ValueError, TypeError, KeyError, RecursionError):
         recent = json.loads(head.value)["recent"]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hooked_store import HookedStore
 
 from thoughtgear import File, PromptHandler, ToolContext, memory_tools, tool
+from thoughtgear.adapters.disk import Disk
 from thoughtgear.deletion import FEW_SESSIONS, Deleted, Deletion, delete_run, delete_user, find_user
-from thoughtgear.errors import RunNotFoundError, RunNotOverError
+from thoughtgear.errors import RunNotFoundError, RunNotOverError, StoreUnavailableError
 from thoughtgear.memory import Memory
 from thoughtgear.models import RunState
 from thoughtgear.protocols import OrmAdapter
 from thoughtgear.providers.scripted import ScriptedProvider, call
 from thoughtgear.registry import open_store
+from thoughtgear.sessions import head_key
 from thoughtgear.testing import append, new_run
 
 
@@ -147,8 +151,9 @@ async def test_a_session_that_begins_again_meanwhile_stays(hooked: HookedStore):
     assert third.parent.run_id == came[1].run_id
 
 
-async def test_many_sessions_are_looked_for_in_one_walk(hooked: HookedStore):
-    """Where many sessions lost runs, the runs that are left are listed once, not once per session."""
+async def test_many_sessions_are_looked_for_in_two_walks(hooked: HookedStore):
+    """Where many sessions lost runs, the runs that are left are listed once before the heads go and once
+    after it, not once per session."""
     handler = handler_of(hooked, script=["Hello."])
     runs = [
         await handler.handle_prompt("hello", session_id=f"s{number}") for number in range(FEW_SESSIONS + 5)
@@ -165,7 +170,7 @@ async def test_many_sessions_are_looked_for_in_one_walk(hooked: HookedStore):
     for run in runs:
         await deletion.run(run)
     await deletion.sessions()
-    assert len(listings) == 1
+    assert len(listings) == 2
     assert deletion.deleted.sessions == len(runs) - 1
     assert (await handler.handle_prompt("more", session_id="s3")).parent is not None
     assert (await hooked.load_run(kept.run_id)).status == "done"
@@ -202,3 +207,113 @@ async def test_who_works_on_a_deleted_run_brings_nothing_back(hooked: HookedStor
         await handler.handle_prompt("Delete yourself.", stream=True)
     assert [(each.runs, each.remembered) for each in deleted] == [(1, 1)]
     assert await everything(hooked) == {}
+
+
+class Died(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("whole_user", [False, True])
+async def test_a_deletion_that_died_half_way_is_completed_by_calling_it_again(
+    hooked: HookedStore, whole_user: bool
+):
+    """Whichever write a deletion dies before, calling it again leaves no run, file, head or memory of the run
+    or of its session, however long that one's name is."""
+    handler = handler_of(hooked)
+    steps, died = 0, True
+    while died:
+        run = await handler.handle_prompt("hi", user_id="ann", session_id="ü" * 150, files=[File("a", b"x")])
+        left = steps
+
+        async def delete(run_id: str = run.run_id) -> None:
+            await (delete_user(hooked, "ann") if whole_user else delete_run(hooked, run_id))
+
+        async def dying(real: Any, *args: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Died
+            return await real(*args, **options)
+
+        hooked.hooks = {"put_document": dying, "delete_run": dying}
+        with suppress(Died):
+            await delete()
+        hooked.hooks, died, steps = {}, left < 0, steps + 1
+        with suppress(RunNotFoundError):
+            await delete()
+        names = set(await everything(hooked))
+        assert not {name for name in names if not name.startswith(("memory/user:ann/", "cache/"))}
+    assert steps > 5
+
+
+async def test_the_rest_of_a_deletion_is_removed_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A store that died after it had buried a run is asked to go on when the run is deleted again."""
+    url = f"files://{tmp_path}/runs"
+    store = open_store(url)
+    await append(store, new_run("r"), "secret")
+    with monkeypatch.context() as patch:
+        patch.setattr(Disk, "discard", _fail)
+        with pytest.raises(StoreUnavailableError):
+            await delete_run(store, "r", force=True)
+    assert (tmp_path / "runs/runs/r").exists()
+    with pytest.raises(RunNotFoundError):
+        await delete_run(store, "r")
+    assert not (tmp_path / "runs/runs/r").exists()
+    await store.aclose()
+
+
+def _fail(*_: object) -> None:
+    raise OSError(5, "I/O error")
+
+
+async def test_a_run_that_began_since_the_look_is_refused(hooked: HookedStore):
+    """A run of a user that begins after `users delete` has looked is not deleted without force."""
+    await append(hooked, new_run("over", user_id="ann", status="done"), "a")
+    looks = 0
+
+    async def listed(real: Any, *args: Any, **options: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            await append(hooked, new_run("fresh", user_id="ann", status="running"), "b")
+        return await real(*args, **options)
+
+    hooked.hooks["list_runs"] = listed
+    with pytest.raises(RunNotOverError, match="Run fresh is running"):
+        await delete_user(hooked, "ann")
+    assert looks == 2
+    assert (await hooked.load_run("fresh")).status == "running"
+
+
+async def test_memory_stays_under_a_run_that_is_not_linked_yet(hooked: HookedStore):
+    """A run that is stored after the look for the session's runs keeps its session's memory, although it has
+    not moved the head."""
+    handler = handler_of(hooked)
+    old = await handler.handle_prompt("one", session_id="s")
+
+    async def put(real: Any, collection: str, key: str, value: Any, **options: Any) -> Any:
+        if key == head_key(old):
+            hooked.hooks.clear()
+            await append(hooked, new_run("fresh", session_id="s"), "two")
+        return await real(collection, key, value, **options)
+
+    hooked.hooks["put_document"] = put
+    assert (await delete_run(hooked, old.run_id)).sessions == 0
+    assert hooked.hooks == {}
+    assert await Memory(hooked, "session:s").get("text") == "likes tea"
+
+
+async def test_of_two_deletions_at_once_one_ends_the_session(hooked: HookedStore):
+    """Two that delete the last two runs of a session at the same time leave nothing of the session."""
+    handler = handler_of(hooked)
+    one, two = [await handler.handle_prompt(text, session_id="s") for text in ("one", "two")]
+
+    async def deleting(real: Any, run_id: str) -> Any:
+        hooked.hooks.clear()
+        await delete_run(hooked, two.run_id)
+        return await real(run_id)
+
+    hooked.hooks["delete_run"] = deleting
+    await delete_run(hooked, one.run_id)
+    assert hooked.hooks == {}
+    assert [name for name in await everything(hooked) if not name.startswith("cache/")] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from thoughtgear.models import OVER, RunState, now
 from thoughtgear.protocols import OrmAdapter, RunFilter
 from thoughtgear.registry import open_store
 from thoughtgear.retention import UNFINISHED, Rule, prune, select
+from thoughtgear.sessions import head_key
 from thoughtgear.testing import append, new_run
 
 BEFORE = now() - timedelta(days=30)
@@ -134,3 +136,44 @@ async def test_an_interrupted_prune_is_taken_up(memory: HookedStore):
     assert len(await names(memory)) == 10
     memory.hooks.clear()
     assert (await prune(memory, rule, (await select(memory, rule)).run_ids)).runs == 10
+
+
+async def test_a_run_that_changes_its_status_is_seen(memory: HookedStore):
+    """A session is found at work although its run moves to another status while the runs are listed."""
+    await put(memory, "old", session_id="s")
+    live = await put(memory, "live", session_id="s", status="running", days=0)
+
+    async def listed(real: Any, where: RunFilter, **options: Any) -> Any:
+        nonlocal live
+        page = await real(where, **options)
+        live = await append(
+            memory, live.model_copy(update={"status": "waiting" if live.status == "running" else "running"})
+        )
+        return page
+
+    for status in ("running", "waiting"):
+        live = await append(memory, live.model_copy(update={"status": status}))
+        memory.hooks["list_runs"] = listed
+        selection = await select(memory, Rule(BEFORE))
+        memory.hooks.clear()
+        assert (list(selection.run_ids), selection.kept) == ([], 1)
+
+
+@pytest.mark.parametrize("olds", [["old"], ["older", "old"]])
+async def test_a_session_that_goes_on_since_the_look_keeps_its_runs(memory: HookedStore, olds: list[str]):
+    """A run that comes to a session, or is retried, after a prune has looked keeps its other runs."""
+    runs = [await put(memory, name, session_id="s") for name in olds]
+    fresh = await put(memory, "fresh", session_id="s", days=0)
+    head = json.dumps({"recent": [*olds, "fresh"]}).encode()
+    await memory.put_document("memory", head_key(fresh), head, tag=None)
+
+    async def listed(real: Any, *args: Any, **options: Any) -> Any:
+        memory.hooks.clear()
+        page = await real(*args, **options)
+        await append(memory, fresh.model_copy(update={"status": "running"}))
+        return page
+
+    memory.hooks["list_runs"] = listed
+    deleted = await prune(memory, Rule(BEFORE), olds)
+    assert (memory.hooks, deleted.runs) == ({}, 0)
+    assert {run.run_id for run in runs} < await names(memory)
