@@ -200,7 +200,7 @@ class Bucket:
         if found != body:
             raise SchemaVersionError(
                 f"{self.address} has layout {found[:20].decode(errors='replace').strip()}, "
-                f"this thoughtgear works with {LAYOUT}."
+                f"this thoughtgear works with {LAYOUT}: upgrade the package, or use another path."
             )
         for name, replaces in (("If-None-Match", None), ("If-Match", _NO_ETAG)):
             if not self._refuses(client, body, replaces):
