@@ -11,7 +11,9 @@ import pytest
 from thoughtgear.adapters import disk
 from thoughtgear.adapters.disk import Disk
 from thoughtgear.adapters.files import FilesAdapter
+from thoughtgear.adapters.files_documents import Documents
 from thoughtgear.adapters.files_run import BLOCK
+from thoughtgear.adapters.records import TOMBSTONE_SECONDS
 from thoughtgear.errors import ConfigurationError, ConflictError, SchemaVersionError, StoreError
 from thoughtgear.protocols import OrmAdapter
 from thoughtgear.registry import open_store
@@ -348,6 +350,37 @@ async def test_a_crash_at_any_step_of_a_deletion(tmp_path: Path, monkeypatch: py
         if not died:
             break
     assert left > 5
+
+
+@pytest.mark.parametrize("younger", [False, True])
+async def test_opening_sweeps_what_a_deletion_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, younger: bool
+) -> None:
+    """A day after a deletion that died before the files of its run were gone the next opening removes them;
+    where one was written since, all stay until the run is deleted again."""
+    store = FilesAdapter(tmp_path)
+    await append(store, new_run("r"), "0")
+    await store.put_document("files", "r/x", b"x", tag=None)
+
+    def die(*_: object) -> None:
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Documents, "remove_below", die)
+        with pytest.raises(Died):
+            await store.delete_run("r")
+    await store.aclose()
+    days_ago = time.time() - 2 * TOMBSTONE_SECONDS
+    tombstone, (left,) = tmp_path / "tombstones/r", (tmp_path / "documents/files/r").iterdir()
+    tombstone.write_text(f"{int(days_ago) + TOMBSTONE_SECONDS}\n")
+    if not younger:
+        os.utime(left, (days_ago, days_ago))
+    again = FilesAdapter(tmp_path)
+    assert await again.list_documents("files") == (["r/x"] if younger else [])
+    assert (left.parent.exists(), tombstone.exists()) == (younger, younger)
+    await again.delete_run("r")
+    assert await again.list_documents("files") == []
+    await again.aclose()
 
 
 async def test_kills_leave_a_readable_run(tmp_path: Path) -> None:

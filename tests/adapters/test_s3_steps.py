@@ -14,6 +14,7 @@ from s3_wire import Died, Wire
 
 from thoughtgear.adapters import s3_run
 from thoughtgear.adapters.s3 import S3Adapter
+from thoughtgear.adapters.s3_bucket import Bucket
 from thoughtgear.adapters.s3_head import APART_BYTES, PAGE
 from thoughtgear.adapters.s3_segments import SEGMENTS
 from thoughtgear.errors import ConflictError
@@ -229,6 +230,29 @@ async def test_one_of_many_takes_a_tombstones_place(
     await store.delete_run("r")
     assert await texts_of(store, "r") == [*won, *["x"] * PAGE, "last"]
     assert [run.run_id for run in (await store.list_runs()).runs] == ["r"]
+
+
+async def test_an_expired_tombstone_completes_its_deletion(
+    s3: S3Server, store: S3Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deletion that died after its tombstone is completed by deleting again, also a day later."""
+    state = await append(store, new_run("r"), *["old"] * PAGE)
+    await append(store, state, "old")
+    await store.put_document("files", "r/x", b"x", tag=None)
+
+    async def die(*_: Any) -> None:
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "delete_below", die)
+        with pytest.raises(Died):
+            await store.delete_run("r")
+    assert await store.list_documents("files") == ["r/x"]
+    real = time.time
+    monkeypatch.setattr(s3_run.time, "time", lambda: real() + 25 * 3600)
+    await store.delete_run("r")
+    assert await store.list_documents("files") == []
+    assert [key.rpartition("/")[2] for key in keys_below(s3, store, "runs/")] == ["head"]
 
 
 async def test_a_tombstone_lasts_its_time(store: S3Adapter, monkeypatch: pytest.MonkeyPatch) -> None:

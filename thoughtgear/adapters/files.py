@@ -138,7 +138,7 @@ class FilesAdapter:
         self._documents.remove_below("files", run_id)
 
     def _clear(self, name: str) -> None:
-        """Remove an expired tombstone, and before it what a deleter may have left."""
+        """Remove an expired tombstone, and before it what a deleter may have left of the run."""
         run = RunFolder.named(self._disk, name)
         if not run.tombstone.exists():
             return
@@ -147,6 +147,16 @@ class FilesAdapter:
                 self._disk.discard(run.path)
                 run.tombstone.unlink()
                 sync_folder(run.tombstone.parent)
+
+    def _sweep(self, name: str) -> None:
+        """Clear an expired tombstone, and before it the files of the run. Where some are younger than the
+        deletion, a new run of that id may be about to begin with them: then both stay."""
+        tombstone = RunFolder.named(self._disk, name).tombstone
+        with suppress(FileNotFoundError):
+            until = _until(self._disk, tombstone)
+            deleted = until - TOMBSTONE_SECONDS + 1  # written in whole seconds
+            if until <= time.time() and self._documents.remove_older("files", name, deleted):
+                self._clear(name)
 
     async def get_history(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
         check_key(run_id)
@@ -192,5 +202,5 @@ class FilesAdapter:
         for name in ("runs", "tombstones", "documents"):
             self._disk.make_folder(name)
         for name in names_in(self._disk.folder("tombstones")):
-            self._clear(name)
+            self._sweep(name)
         self._ready = True

@@ -59,6 +59,17 @@ class Documents:
         with self._disk.lock("/".join(names)):
             self._disk.discard(self._disk.folder(*names))
 
+    def remove_older(self, collection: str, name: str, moment: float) -> bool:
+        """Remove the folder of that name, unless it holds a document that was written after the moment.
+        Returns whether it is gone."""
+        names = ("documents", file_name(collection), name)
+        with self._disk.lock("/".join(names)):
+            path = self._disk.folder(*names)
+            if any((path / each).lstat().st_mtime > moment for each in names_in(path)):
+                return False
+            self._disk.discard(path)
+            return True
+
     def keys(self, collection: str, prefix: str, after: str, limit: int) -> list[str]:
         """Return keys in order. Only the folders that the prefix allows are read."""
         head, slash, _ = prefix.partition("/")

@@ -110,11 +110,12 @@ class MemoryAdapter:
     async def delete_run(self, run_id: str) -> None:
         with self._lock:
             run = self._runs.get(check_key(run_id))
-            if run is None or run.deleted_until is not None:
+            if run is None:
                 return
-            self._drop_expired()
-            self._runs[run_id] = _Run(deleted_until=time.time() + TOMBSTONE_SECONDS)
-            self._tombstones.append(run_id)
+            if run.deleted_until is None:
+                self._drop_expired()
+                self._runs[run_id] = _Run(deleted_until=time.time() + TOMBSTONE_SECONDS)
+                self._tombstones.append(run_id)
             files = self._documents["files"]
             for key in [key for key in files if key.startswith(f"{run_id}/")]:
                 del files[key]

@@ -33,7 +33,7 @@ Interleavings of writers A and B, a deleter D and a reader R (any of them may di
   A dies before that: it stays, named by nobody, until the run is deleted.
 - D puts the tombstone in the place of the head, conditionally: from here on the run is gone, and every
   other put on the head that it replaced fails. Then D removes what stands under `born`. D dies: the next
-  deletion goes on from the tombstone, which keeps the names.
+  deletion goes on from the tombstone, which keeps the names, also when it has expired.
 - A writes a page or a segment after D has removed them all: A's put of the head then fails, and A removes it.
 - C creates over an expired tombstone: by its ETag, so only one of many does. A late D that has seen the old
   run removes what stands under the old `born`, and nothing of the new run's.
@@ -205,9 +205,8 @@ class Runs:
         """Return the tombstone that stands, from now on or already. None: there is no run to bury."""
         for _ in range(DELETE_TRIES):
             head = await self._read(name)
-            if head is None or _expired(head):
-                return None
-            if head.deleted_until is not None:
+            # An expired one stands, too: the deletion that made it may have died before it was complete.
+            if head is None or head.deleted_until is not None:
                 return head
             tombstone = head.buried(int(time.time()) + TOMBSTONE_SECONDS)
             # An answer that was lost shows itself when the head is read again.

@@ -241,14 +241,16 @@ def _written(connection: Connection, commit: _Commit, digest: str) -> bool:
 
 def _delete_run(connection: Connection, run_id: str, now: int) -> None:
     runs, files = schema.run_states, schema.documents["files"].c.key
-    connection.execute(delete(runs).where(runs.c.deleted_until <= now))
     tombstone = {"version": 0, "message_count": 0, "body": "", "deleted_until": now + TOMBSTONE_SECONDS}
     alive = and_(runs.c.run_id == run_id, runs.c.deleted_until.is_(None))
     if connection.execute(update(runs).where(alive).values(tombstone)).rowcount == 1:
         connection.execute(delete(schema.messages).where(schema.messages.c.run_id == run_id))
         schema.DROP_METADATA.change(connection, {"run_id": run_id})
+    buried = select(runs.c.run_id).where(runs.c.run_id == run_id, runs.c.deleted_until.is_not(None))
+    if connection.execute(buried).first() is not None:
         prefix, end = f"{run_id}/", f"{run_id}0"  # "0" comes right after "/"
         connection.execute(delete(files.table).where(files >= prefix, files < end))
+    connection.execute(delete(runs).where(runs.c.deleted_until <= now))
 
 
 def _runs_query(where: RunFilter, start: Position | None) -> Select[Any]:

@@ -256,6 +256,19 @@ class RunClauses(StoreCase):
                 await append(store, late, "b")
         await assert_absent(store, "gone")
 
+    async def test_deleting_again_completes_a_deletion(self, store: OrmAdapter) -> None:
+        """A file of a deleted run, which a deletion that died or a late writer left, goes when the run is
+        deleted again; other files stay, and the tombstone keeps writers out."""
+        state = await append(store, new_run("gone"), "a")
+        await store.delete_run("gone")
+        for key in ("gone/x", "gone-not/x"):
+            await store.put_document("files", key, b"x", tag=None)
+        await store.delete_run("gone")
+        assert await store.list_documents("files") == ["gone-not/x"]
+        for late in (state, new_run("gone")):
+            with pytest.raises(ConflictError):
+                await append(store, late, "late")
+
     async def test_deleting_again_does_nothing(self, store: OrmAdapter) -> None:
         """Deleting an absent run leaves no tombstone, deleting one twice no trace."""
         await store.delete_run("fresh")
