@@ -38,7 +38,7 @@ async def copy(source: str, target: str, output: Output, *, compare: bool, repla
         for store in stores:
             await store.aclose()
     _tell(copying.report, output)
-    return 0 if copying.report.complete else 1
+    return 1 if copying.report.complete is False else 0
 
 
 def _check(source: str, target: str) -> None:
@@ -76,7 +76,11 @@ def _tell(report: CopyReport, output: Output) -> None:
         print_json(asdict(report) | {"complete": report.complete})
         return
     output.out.print(f"Copied {_counted(report.copied)}.", soft_wrap=True)
-    if report.equal.runs or report.equal.documents:
+    if not report.compared:
+        output.out.print(
+            "Nothing was compared: the same command without --no-compare does that.", soft_wrap=True
+        )
+    elif report.equal.runs or report.equal.documents:
         output.out.print(
             f"Compared both stores: {_counted(report.equal)} are the same in both.", soft_wrap=True
         )

@@ -37,7 +37,8 @@ async def source_at(folder: Path, commits: int = 1) -> str:
 
 
 async def test_copy_says_what_it_did(tmp_path: Path):
-    """The counts of what was copied and of what was compared; a second copy finds all of it there."""
+    """The counts of what was copied and of what was compared; a second copy finds all of it there, and one
+    without the comparison claims nothing."""
     source, target = await source_at(tmp_path), f"sqlite:///{tmp_path}/target.db"
     first = await copy(source, target)
     second = await copy(source, target)
@@ -51,8 +52,10 @@ async def test_copy_says_what_it_did(tmp_path: Path):
         "equal": nothing,
         "changing": [],
         "refused": {},
-        "complete": True,
+        "compared": False,
+        "complete": None,
     }
+    assert "Nothing was compared" in (await copy(source, target, "--no-compare")).stdout
     assert {first.exit_code, second.exit_code, told.exit_code} == {0}
     assert first.stderr == second.stderr == ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hooked_store import HookedStore
 from thoughtgear.deletion import delete_user
 from thoughtgear.errors import CopyConflictError, InvalidInputError, StoreError, StoreUnavailableError
 from thoughtgear.handler import PromptHandler
-from thoughtgear.models import Message, RunState
+from thoughtgear.models import Attachment, Message, RunState
 from thoughtgear.protocols import OrmAdapter
 from thoughtgear.testing import append, new_run
 from thoughtgear.testing.case import texts_of
@@ -315,7 +316,8 @@ async def test_other_messages_under_the_same_state_are_found(pair: Pair):
     target.hooks["get_history"] = history
     with pytest.raises(CopyConflictError, match="Run r has other messages"):
         await StoreCopy(source, target).run()
-    assert (await StoreCopy(source, target, compare=False).run()).complete
+    unseen = await StoreCopy(source, target, compare=False).run()
+    assert (unseen.complete, unseen.compared) == (None, False)
 
 
 async def test_another_value_of_a_document_is_replaced_only_on_request(pair: Pair):
@@ -392,6 +394,38 @@ async def test_files_and_memory_of_a_refused_run_stay_behind(pair: Pair, stage: 
     assert list(caught.value.refused) == ["r"]
     assert await target.list_documents("files") == []
     assert await target.list_documents("memory") == ["user:bob/k"]
+
+
+@pytest.mark.parametrize("commits", [1, 2])
+@pytest.mark.parametrize("pair", [("memory", "memory"), ("sqlite", "files")], indirect=True)
+async def test_attachments_of_a_refused_run_stay_behind(pair: Pair, commits: int):
+    """Of a run that the target has deleted no attachment is brought there, also where the run has but one
+    commit, in which they have to come first; none is counted."""
+    source, target = pair
+    data = b"private"
+    sha256 = hashlib.sha256(data).hexdigest()
+    file = Attachment(name="a", media_type="text/plain", size=len(data), sha256=sha256)
+    await source.put_document("files", f"r/{sha256}", data, tag=None)
+    await source.save_run(
+        new_run("r", version=1, message_count=1), [Message(seq=0, role="user", attachments=[file])]
+    )
+    if commits == 2:
+        await append(source, await source.load_run("r"), "more")
+    await append(target, new_run("r"), "another")
+    await target.delete_run("r")
+    written: list[str] = []
+
+    async def put(real: Any, collection: Any, key: str, *args: Any, **options: Any) -> Any:
+        written.append(key)
+        return await real(collection, key, *args, **options)
+
+    target.hooks["put_document"] = put
+    copying = StoreCopy(source, target)
+    with pytest.raises(CopyConflictError, match="deleted a run of this id"):
+        await copying.run()
+    assert len(written) == (1 if commits == 1 else 0)
+    assert await target.list_documents("files") == []
+    assert copying.report.copied.documents == 0
 
 
 async def test_a_document_that_the_source_lost_is_not_counted_as_equal(pair: Pair):

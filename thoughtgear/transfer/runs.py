@@ -11,7 +11,7 @@ answers with a lower one for a store that has lost commits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import pairwise
 
@@ -37,6 +37,7 @@ class RunCopier:
 
     def __init__(self, source: OrmAdapter, target: OrmAdapter, copied: Count) -> None:
         self._source, self._target, self._copied = source, target, copied
+        self._brought: dict[str, list[int]] = {}
 
     async def bring(self, state: RunState) -> bool:
         """Make the run in the target what it is in the source. Returns whether that took anything.
@@ -73,14 +74,25 @@ class RunCopier:
         count, base = (there.message_count, there.version) if there else (0, 0)
         for version, size in _commits(state, count, base):
             messages = await self._read(state, count, size)
-            await self._bring_files(state.run_id, messages)
+            files = _files_of(state.run_id, messages)
+            if files and not base and version > 1:
+                # A target that refuses the run is asked before it gets any of the files.
+                await self._commit(_unfinished(state, version - 1, 0), [], 0)
+                base = version - 1
+            await self._bring_files(state.run_id, files)
             count += len(messages)
             last = version == state.version
             draft = _finished(state) if last else _unfinished(state, version, count)
             await self._commit(draft, messages, base)
             base = version
-            self._copied.messages += len(messages)
+            self._count(state.run_id, messages)
         self._copied.runs += 1
+
+    def _count(self, run_id: str, messages: Sequence[Message]) -> None:
+        sizes = self._brought.pop(run_id, [])
+        self._copied.messages += len(messages)
+        self._copied.documents += len(sizes)
+        self._copied.document_bytes += sum(sizes)
 
     async def _read(self, state: RunState, first: int, size: int) -> list[Message]:
         messages = await self._source.get_history(state.run_id, first - 1, size) if size else []
@@ -95,23 +107,29 @@ class RunCopier:
         except ConflictError:
             if base or await find_run(self._target, draft.run_id):
                 raise
+            # What a run of one commit had to bring before it was refused goes as its tombstone's.
+            await self._target.delete_run(draft.run_id)
+            self._brought.pop(draft.run_id, None)
             raise _conflict(draft.run_id, "the target deleted a run of this id within the last day") from None
 
-    async def _bring_files(self, run_id: str, messages: Sequence[Message]) -> None:
-        """Copy the files of these messages, before the run speaks of them. One is in memory at a time."""
-        for key in {f"{run_id}/{file.sha256}" for message in messages for file in message.attachments}:
+    async def _bring_files(self, run_id: str, keys: Iterable[str]) -> None:
+        """Copy these files, before the run speaks of them. One is in memory at a time."""
+        for key in keys:
             document = await self._source.get_document("files", key)
             if document is not None:
                 with suppress(ConflictError):
                     await self._target.put_document("files", key, document.value, tag=None)
-                    self._copied.documents += 1
-                    self._copied.document_bytes += len(document.value)
+                    self._brought.setdefault(run_id, []).append(len(document.value))
 
     async def remove_unfinished(self, run_id: str) -> None:
         """Delete what was copied of a run that was deleted in the source before its copy was whole."""
         there = await find_run(self._target, run_id)
         if there is not None and there.unfinished_copy:
             await self._target.delete_run(run_id)
+
+
+def _files_of(run_id: str, messages: Sequence[Message]) -> set[str]:
+    return {f"{run_id}/{file.sha256}" for message in messages for file in message.attachments}
 
 
 def same(one: RunState, other: RunState) -> bool:

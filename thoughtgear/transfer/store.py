@@ -81,6 +81,7 @@ class StoreCopy:
             await self._stage(
                 "compare", copier.collection, copier.keys(), partial(self._compare_document, copier)
             )
+        self.report.compared = True
 
     async def _stage(
         self, verb: str, what: str, items: AsyncIterator[T], work: Callable[[T], Awaitable[Any]]
