@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from copy import copy
 from datetime import timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from thoughtgear.activities.roster import Roster
 from thoughtgear.codec import require_codec
 from thoughtgear.handler import PromptHandler
 from thoughtgear.models import TASK_QUEUE
+from thoughtgear.reconciler import EVERY, Reconciler
 from thoughtgear.workflows.run import RunWorkflow
 
 THROTTLE = timedelta(seconds=0.5)
@@ -27,16 +29,22 @@ _VERSIONED = {"build_id", "deployment_config", "use_worker_versioning"}
 
 
 def build_worker(
-    client: Client, handlers: Sequence[PromptHandler], task_queue: str = TASK_QUEUE, **options: Any
+    client: Client,
+    handlers: Sequence[PromptHandler],
+    task_queue: str = TASK_QUEUE,
+    *,
+    reconcile_every: timedelta | None = EVERY,
+    **options: Any,
 ) -> Worker:
     """Return a worker that drives the runs of these handlers; `await worker.run()` or use `async with`.
 
     `options` go to `temporalio.worker.Worker`. The workflow runs without the SDK's sandbox, which costs
     1.7 ms per iteration and finds nothing in a workflow that is tested by replay; pass `workflow_runner` to
-    have it. Raises `ConfigurationError`: no handler, two of one name, a store in one process's memory, or a
-    client without a codec where `THOUGHTGEAR_CODEC_REQUIRED` is set.
+    have it. `reconcile_every` is that of `ThoughtgearPlugin`. Raises `ConfigurationError`: no handler, two of
+    one name, a store in one process's memory, or a client without a codec where `THOUGHTGEAR_CODEC_REQUIRED`
+    is set.
     """
-    plugin = ThoughtgearPlugin(handlers)
+    plugin = ThoughtgearPlugin(handlers, reconcile_every=reconcile_every)
     settings: dict[str, Any] = {"workflow_runner": UnsandboxedWorkflowRunner(), **options}
     if not settings.keys() & _VERSIONED:
         settings["build_id"] = f"thoughtgear-{__version__}"
@@ -49,12 +57,19 @@ class ThoughtgearPlugin(SimplePlugin):
 
     Give it to the worker, or to its client, or to both. A handler whose executor is not Temporal's is
     served with one of this worker's client and task queue; outside of the worker it stays as it is.
+
+    While a worker runs it looks about every five minutes (`reconcile_every`; None: never) for runs of these
+    handlers that a dead client left unscheduled, and for those whose workflow somebody has ended. Turn it off
+    where handlers of one name serve one store from several namespaces or task queues.
     """
 
-    def __init__(self, handlers: Sequence[PromptHandler]) -> None:
+    def __init__(
+        self, handlers: Sequence[PromptHandler], *, reconcile_every: timedelta | None = EVERY
+    ) -> None:
         super().__init__("thoughtgear")
         Roster(handlers)
         self._handlers = list(handlers)
+        self._reconcile_every = reconcile_every
 
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
         """Add what is not there yet, and lower the throttle of heartbeats. Raises `ConfigurationError`."""
@@ -65,6 +80,17 @@ class ThoughtgearPlugin(SimplePlugin):
         config["workflows"] = workflows if RunWorkflow in workflows else [*workflows, RunWorkflow]
         config["max_heartbeat_throttle_interval"] = min(config["max_heartbeat_throttle_interval"], THROTTLE)
         return config
+
+    async def run_worker(
+        self,
+        worker: Worker,
+        next: Callable[[Worker], Awaitable[None]],  # noqa: A002  the SDK's name
+    ) -> None:
+        """Reconcile while the worker runs."""
+        reconciler = Reconciler(self._handlers, worker.client, worker.task_queue)
+        every = self._reconcile_every
+        async with reconciler.running(every) if every is not None else nullcontext():
+            await super().run_worker(worker, next)
 
     def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
         """Add the workflow."""

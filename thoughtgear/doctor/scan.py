@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Container
 from datetime import timedelta
 from typing import TypeVar
 
@@ -39,7 +39,7 @@ class Doctor:
     Without a `client` it looks at the store alone. `task_queue` is that of the workers: only its workflows
     are looked at, since those of another queue may belong to another store. What has changed within `settled`
     is left alone. `closely`: ask about every workflow that goes on whether it fails again and again, which is
-    a request for each.
+    a request for each. `handlers`: look only at the runs of handlers of these names.
     """
 
     def __init__(
@@ -50,16 +50,19 @@ class Doctor:
         task_queue: str = TASK_QUEUE,
         settled: timedelta = SETTLED,
         closely: bool = True,
+        handlers: Container[str] | None = None,
         watcher: Watcher | None = None,
     ) -> None:
-        self._store, self._settled, self._closely = store, settled, closely
+        self._store, self._settled, self._closely, self._handlers = store, settled, closely, handlers
         self._server = Server(client, task_queue) if client is not None else None
         self._mending = Mending(store, client, task_queue)
         self._watcher = watcher or Unwatched()
 
     async def scan(self) -> Diagnosis:
         """Look at everything once. What can't be reached is a finding, or told in `unchecked`."""
-        return await _Scan(self._store, self._server, self._settled, self._closely, self._watcher).run()
+        return await _Scan(
+            self._store, self._server, self._settled, self._closely, self._handlers, self._watcher
+        ).run()
 
     async def repair(self, finding: Finding, *, end_workflow: EndWorkflow | None = None) -> Mended:
         """Mend what was found, if it is still so; a run that has ended is never made to go on. A workflow
@@ -77,10 +80,11 @@ class _Scan:
         server: Server | None,
         settled: timedelta,
         closely: bool,
+        handlers: Container[str] | None,
         watcher: Watcher,
     ) -> None:
         self._store, self._server, self._watcher = store, server, watcher
-        self._settled, self._closely = settled, closely
+        self._settled, self._closely, self._handlers = settled, closely, handlers
         self._diagnosis = Diagnosis()
         self._open: dict[str, OpenWorkflow] = {}
         self._known: set[str] = set()
@@ -137,11 +141,14 @@ class _Scan:
     async def _unfinished(self) -> AsyncIterator[RunState]:
         for status in sorted(UNFINISHED):
             async for state in all_runs(self._store, RunFilter(status=status)):
-                yield state
+                if self._handlers is None or state.handler in self._handlers:
+                    yield state
+                else:
+                    self._known.add(_workflow_of(state))
 
     async def _run(self, state: RunState) -> None:
         self._watcher.step()
-        name = state.driver.workflow_id or workflow_id_for(state.run_id)
+        name = _workflow_of(state)
         on_temporal = state.driver.executor == "temporal" or name in self._open
         self._known.add(name)
         self._diagnosis.runs += 1
@@ -253,6 +260,10 @@ async def _ended(server: Server, state: RunState, found: WorkflowExecutionDescri
         status="cancelled" if cancelled else "failed",
         error=None if cancelled else RunError(type="WorkflowEndedError", message=sentence),
     )
+
+
+def _workflow_of(state: RunState) -> str:
+    return state.driver.workflow_id or workflow_id_for(state.run_id)
 
 
 def _moment(state: RunState) -> str:

@@ -1,0 +1,106 @@
+"""What a worker does beside its work: it finishes what dead clients and operators left half done.
+
+A client that dies between the durable prompt and its schedule leaves a run that nothing drives; a workflow
+that is terminated leaves a run that looks alive. Every worker looks now and then, at random times, so that
+many workers don't look at once; a repair that two of them do is done once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from thoughtgear.batches import find_run
+from thoughtgear.doctor import Doctor, Finding
+from thoughtgear.doctor.scan import SETTLED
+from thoughtgear.errors import ThoughtgearError
+from thoughtgear.handler import PromptHandler
+from thoughtgear.protocols import OrmAdapter
+
+EVERY = timedelta(minutes=5)
+
+log = logging.getLogger("thoughtgear")
+
+
+class Reconciler:
+    """Schedules runs of these handlers that were never begun and have no workflow, or were retried and have
+    none that goes on; ends those whose workflow was ended by somebody else. The rest is left to `thoughtgear
+    doctor`. What has changed within `settled` is left alone.
+    """
+
+    def __init__(
+        self,
+        handlers: Iterable[PromptHandler],
+        client: Client,
+        task_queue: str,
+        *,
+        settled: timedelta = SETTLED,
+    ) -> None:
+        names: dict[OrmAdapter, set[str]] = {}
+        for handler in handlers:
+            names.setdefault(handler.store, set()).add(handler.name)
+        self._doctors = {
+            store: Doctor(
+                store, client, task_queue=task_queue, settled=settled, closely=False, handlers=served
+            )
+            for store, served in names.items()
+        }
+
+    async def look(self) -> int:
+        """Look once, and mend. Returns how many runs were mended. A store or server that is away is logged:
+        the next look may find it."""
+        return sum([await self._look(store, doctor) for store, doctor in self._doctors.items()])
+
+    @asynccontextmanager
+    async def running(self, every: timedelta) -> AsyncIterator[None]:
+        """Look again and again while the context is open, about so often."""
+        looking = asyncio.create_task(self._for_ever(every.total_seconds()))
+        try:
+            yield
+        finally:
+            looking.cancel()
+            with suppress(asyncio.CancelledError):
+                await looking
+
+    async def _for_ever(self, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311  spreads the workers
+            await self.look()
+
+    async def _look(self, store: OrmAdapter, doctor: Doctor) -> int:
+        mended = 0
+        try:
+            for finding in (await doctor.scan()).findings:
+                if await _left_half_done(store, finding):
+                    mended += await _mend(doctor, finding)
+        except (ThoughtgearError, RPCError) as exc:
+            log.warning("The reconciler could not look (%s); it tries again.", type(exc).__name__)
+        return mended
+
+
+async def _left_half_done(store: OrmAdapter, finding: Finding) -> bool:
+    """Whether a worker may mend it unasked. A begun run without a workflow may be another server's."""
+    if finding.repair == "end workflow" or finding.repair is None or finding.run_id is None:
+        return False
+    if finding.kind != "no workflow":
+        return True
+    state = await find_run(store, finding.run_id)
+    return state is not None and not state.claim.epoch
+
+
+async def _mend(doctor: Doctor, finding: Finding) -> bool:
+    try:
+        mended = await doctor.repair(finding)
+    except (ThoughtgearError, RPCError) as exc:
+        log.warning("The reconciler could not mend run %s (%s).", finding.run_id, type(exc).__name__)
+        return False
+    if mended.done:
+        log.info("reconciled run %s (%s): %s", finding.run_id, finding.kind, mended.said)
+    return mended.done
