@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 from thoughtgear import registry
 from thoughtgear.errors import ConfigurationError, CopyConflictError, SchemaVersionError
@@ -20,7 +19,7 @@ async def copy(source: str, target: str, output: Output, *, compare: bool, repla
     _check(source, target)
     stores: list[OrmAdapter] = []
     try:
-        stores += [registry.open_store(source)]
+        stores += [registry.open_store(source, create=False)]
         stores += [registry.open_store(target)]
         for url, store in zip((source, target), stores, strict=True):
             await _check_version(store, url)
@@ -48,9 +47,6 @@ def _check(source: str, target: str) -> None:
     for url in (source, target):
         if url.startswith("memory:"):
             raise ConfigurationError("A memory:// store is gone with its process: there is nothing to copy.")
-    path = _path_of(source)
-    if path is not None and not path.exists():
-        raise ConfigurationError(f"There is no store {path} to copy from.")
 
 
 async def _check_version(store: OrmAdapter, url: str) -> None:
@@ -60,15 +56,6 @@ async def _check_version(store: OrmAdapter, url: str) -> None:
     except SchemaVersionError as exc:
         plain, line = (each.again("db upgrade") for each in (Place(), Place(db=url)))
         raise SchemaVersionError(str(exc).replace(f"`{plain}`", f"`{line}`")) from exc
-
-
-def _path_of(url: str) -> Path | None:
-    """Where a store of this machine is. It would be made by the first look at it."""
-    if url.startswith("sqlite:"):
-        from thoughtgear.adapters.sqlite_settings import SqliteSettings  # which needs SQLAlchemy
-
-        return SqliteSettings.from_url(url).path
-    return Path(url.removeprefix("files://")) if url.startswith("files://") else None
 
 
 def _tell(report: CopyReport, output: Output) -> None:

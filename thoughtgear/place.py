@@ -81,11 +81,11 @@ class NewPrompt:
 
 
 def open_named_store(place: Place) -> OrmAdapter:
-    """The store that the command line or the environment names, else the one in this folder, which must be
-    there. Raises `ConfigurationError`."""
+    """The store that the command line or the environment names, else the one in this folder. It must be
+    there: a typo makes no store. Raises `ConfigurationError`."""
     default = Path(registry.DEFAULT_DB.removeprefix("sqlite:///"))
     if not (place.db or os.environ.get("THOUGHTGEAR_DB") or default.exists()):
         raise ConfigurationError(
             f"There is no {default} in this folder; name a store with --db URL, THOUGHTGEAR_DB or -t TARGET."
         )
-    return registry.open_store(place.db)
+    return registry.open_store(place.db, create=False)

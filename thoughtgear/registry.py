@@ -23,6 +23,9 @@ ADAPTERS = {
 }
 """URL scheme → a class with `from_url(url)` and `from_dict(settings)`."""
 
+MADE = ("sqlite", "postgresql", "postgres", "files")
+"""Of these, those that are made by their first use, unless the option `create` says otherwise."""
+
 PROVIDERS = {
     "openai": "thoughtgear.providers.openai:OpenAIProvider",
     "scripted": "thoughtgear.providers.scripted:ScriptedProvider",
@@ -76,12 +79,16 @@ def lookup(table: Mapping[str, str], name: str, what: str) -> Any:
     return load(table[name])
 
 
-def open_store(db: str | Mapping[str, Any] | None = None) -> OrmAdapter:
-    """Make a store from a URL, a dict with a `type`, or `THOUGHTGEAR_DB` (default: SQLite in this folder)."""
+def open_store(db: str | Mapping[str, Any] | None = None, *, create: bool = True) -> OrmAdapter:
+    """Make a store from a URL, a dict with a `type`, or `THOUGHTGEAR_DB` (default: SQLite in this folder).
+    Without `create` one that a URL names has to be there, in as far as it is one that is made by its first
+    use."""
     db = db or os.environ.get("THOUGHTGEAR_DB") or DEFAULT_DB
     store: OrmAdapter
     if isinstance(db, str):
         scheme = db.partition(":")[0].partition("+")[0]
+        if not create and scheme in MADE and "create=" not in db:
+            db += f"{'&' if '?' in db else '?'}create=false"
         store = lookup(ADAPTERS, scheme, "store").from_url(db)
     else:
         settings = _settings(db, "A store")

@@ -80,7 +80,8 @@ async def test_a_local_run_is_told_with_its_command(tmp_path: Path, nowhere: Non
 async def test_a_server_that_is_needed_is_missed(tmp_path: Path, nowhere: None):
     """A server that does not answer is a finding where a run needs it, and where its address was given."""
     needed = await type_in("--db", await store_at(tmp_path, driver=Driver(executor="temporal")))
-    store = f"sqlite:///{tmp_path}/empty.db"
+    (tmp_path / "empty").mkdir()
+    store = await store_at(tmp_path / "empty", status="cancelled")
     given = await type_in("--db", store, "--address", "127.0.0.1:1")
     plain = await type_in("--db", store)
     assert "No Temporal server answers at 127.0.0.1:1" in needed.stdout

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from thoughtgear import __version__
 from thoughtgear.cli import app
 from thoughtgear.place import Place
+from thoughtgear.registry import open_store
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +21,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+async def empty(folder: Path) -> None:
+    """Two stores without runs."""
+    for name in ("a", "a b"):
+        store = open_store(f"sqlite:///{name}.db")
+        await store.list_runs()
+        await store.aclose()
 
 
 async def type_in(*words: str) -> Result:
@@ -40,13 +50,22 @@ async def type_in(*words: str) -> Result:
         (("show", "--db", "sqlite:///a.db"), "thoughtgear run PROMPT -t TARGET --db sqlite:///a.db"),
         (("cancel", "../r1", "--db", "sqlite:///a.db"), "A run id is 1 to 128 letters"),
         (("runs", "--db", "sqlite:///no/folder/a.db"), "is not there: create it."),
+        (("runs", "--db", "sqlite:///typo.db"), "typo.db: check its name, or make it with"),
+        (("show", "r", "--db", "sqlite:///typo.db?lock_timeout=5"), "typo.db: check its name"),
+        (("cancel", "r", "--db", "sqlite:///typo.db"), "typo.db: check its name"),
+        (("runs", "--db", "files:///no/such/store"), "There is no store /no/such/store: check its name."),
+        (("runs", "--db", "files:///etc"), "/etc is no store: check its name."),
+        (("db", "copy", "files:///etc", "sqlite:///new.db"), "/etc is no store: check its name."),
         (("runs", "--db", "pigeon://loft"), "'pigeon' is no store; known:"),
         (("worker", "nothing:here"), "There is no module 'nothing' here"),
     ],
 )
-async def test_what_can_be_mended_is_one_line_and_exit_code_1(words: tuple[str, ...], says: str):
-    """What a person can mend is one line on stderr, without a traceback, and exit code 1."""
+async def test_what_can_be_mended_is_one_line_and_exit_code_1(empty: None, words: tuple[str, ...], says: str):
+    """What a person can mend is one line on stderr, without a traceback, and exit code 1. No store is
+    made."""
+    before = sorted(Path().iterdir())
     ended = await type_in(*words)
+    assert sorted(Path().iterdir()) == before
     assert ended.exit_code == 1
     assert ended.stdout == ""
     line = next(line for line in ended.stderr.splitlines() if line.startswith("Error: "))
@@ -92,9 +111,9 @@ async def test_version_and_help_are_answers():
     assert not [line for line in shown.stdout.splitlines() if line.endswith("...") and "[ARGS]" not in line]
 
 
-async def test_an_empty_store_is_an_empty_list():
+async def test_an_empty_store_is_an_empty_list(empty: None):
     """`runs --json` of a store without runs is an empty list."""
-    ended = await type_in("runs", "--db", "sqlite:///new.db", "--json")
+    ended = await type_in("runs", "--db", "sqlite:///a.db", "--json")
     assert json.loads(ended.stdout) == {"runs": [], "after": None}
 
 

@@ -53,8 +53,12 @@ class Disk:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def prepare(self) -> None:
-        """Make the root and sweep it. Raises `ConfigurationError` and `SchemaVersionError`."""
+    def prepare(self, *, create: bool = True) -> None:
+        """Make the root, where it may be made, and sweep it. Raises `ConfigurationError` and
+        `SchemaVersionError`."""
+        if not create and not (self.root / "layout").exists():
+            what = f"{self.root} is no store" if self.root.exists() else f"There is no store {self.root}"
+            raise ConfigurationError(f"{what}: check its name. A run makes one, unless create is off.")
         absent = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)

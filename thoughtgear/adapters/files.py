@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from thoughtgear.adapters.disk import Disk, file_name, key_of, names_in, sync_folder
 from thoughtgear.adapters.files_documents import Documents
 from thoughtgear.adapters.files_run import RunFolder
-from thoughtgear.adapters.options import first, folder
+from thoughtgear.adapters.options import first, folder, switch
 from thoughtgear.adapters.records import (
     ALL_RUNS,
     TOMBSTONE_SECONDS,
@@ -58,27 +59,31 @@ class FilesAdapter:
 
     reach: Reach = "host"
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, create: bool = True) -> None:
         self._disk = Disk(root)
+        self._create = create
         self._documents = Documents(self._disk)
         self._threads = Threads("thoughtgear-files", _THREADS)
         self._ready = False
 
     @classmethod
     def from_url(cls, url: str) -> FilesAdapter:
-        """Make a store from `files:///folder`."""
-        scheme, separator, path = url.partition("://")
-        if scheme != "files" or not separator or not path.startswith("/"):
+        """Make a store from `files:///folder?option=value`."""
+        scheme, separator, rest = url.partition("://")
+        path, _, query = rest.partition("?")
+        options = dict(parse_qsl(query, keep_blank_values=True))
+        if scheme != "files" or not separator or not path.startswith("/") or "path" in options:
             raise ConfigurationError(f"This store URL is not one of a folder. {_RIGHT_URL}")
-        return cls.from_dict({"path": path})
+        return cls.from_dict({"path": path, **options})
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> FilesAdapter:
-        """Make a store from `{"path": …}`."""
-        unknown = set(settings) - {"path"}
+        """Make a store from `{"path": …}`, and `create` beside it: whether to make it where there is none."""
+        unknown = set(settings) - {"path", "create"}
         if unknown:
-            raise ConfigurationError(f"A files store has no setting {first(unknown)}; it has path.")
-        return cls(folder(settings, f"A files store needs the path of a folder. {_RIGHT_URL}").resolve())
+            raise ConfigurationError(f"A files store has no setting {first(unknown)}; it has path, create.")
+        path = folder(settings, f"A files store needs the path of a folder. {_RIGHT_URL}")
+        return cls(path.resolve(), create=switch(settings, "create", True))
 
     async def load_run(self, run_id: str) -> RunState:
         check_key(run_id)
@@ -198,7 +203,7 @@ class FilesAdapter:
     def _prepare(self) -> None:
         if self._ready:
             return
-        self._disk.prepare()
+        self._disk.prepare(create=self._create)
         for name in ("runs", "tombstones", "documents"):
             self._disk.make_folder(name)
         for name in names_in(self._disk.folder("tombstones")):

@@ -50,7 +50,8 @@ def check_version(connection: Connection) -> bool:
 def no_tables() -> SchemaVersionError:
     """The error for a database without tables, where `create` is off."""
     return SchemaVersionError(
-        "The database has no tables of thoughtgear, and create is off: run `thoughtgear db upgrade`."
+        "The database has no tables of thoughtgear: check its name, or make them with "
+        "`thoughtgear db upgrade`."
     )
 
 

@@ -181,7 +181,7 @@ def _check_file(path: Path) -> None:
 
 def _absent(path: Path) -> str:
     if path.parent.is_dir():
-        return f"There is no database {path}, and create is off: run `thoughtgear db upgrade`."
+        return f"There is no store {path}: check its name, or make it with `thoughtgear db upgrade`."
     return f"The folder of the database {path} is not there: create it."
 
 
