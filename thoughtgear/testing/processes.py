@@ -69,7 +69,10 @@ async def kill_writers(case: type[StoreCase], place: Path, kills: int) -> int:
         runs = (await store.list_runs()).runs
         version = runs[0].version if runs else 0
         assert version >= reported
-        assert await texts_of(store, "killed") == [f"{number}" for number in range(1, version + 1)]
+        texts = await texts_of(store, "killed")
+        # A server may do the last commit of a writer that is dead between the two reads.
+        assert len(texts) in (version, version + 1)
+        assert texts == [f"{number}" for number in range(1, len(texts) + 1)]
         await store.aclose()
     return reported
 
