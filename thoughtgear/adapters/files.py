@@ -21,7 +21,9 @@ from thoughtgear.adapters.records import (
     Position,
     check_commit,
     check_key,
+    check_place,
     check_range,
+    check_value,
     decode_listed,
     decode_message,
     decode_state,
@@ -170,20 +172,20 @@ class FilesAdapter:
         return [decode_message(line) for line in lines]
 
     async def get_document(self, collection: Collection, key: str) -> Document | None:
-        check_key(key)
+        check_place(collection, key)
         return await self._run(lambda: self._documents.get(collection, key))
 
     async def put_document(
         self, collection: Collection, key: str, value: bytes | None, *, tag: str | None
     ) -> str | None:
-        check_key(key)
-        data = None if value is None else bytes(value)
+        check_place(collection, key)
+        data = check_value(value)
         return await self._run(lambda: self._documents.put(collection, key, data, tag))
 
     async def list_documents(
         self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
     ) -> list[str]:
-        check_range(prefix, after)
+        check_range(collection, prefix, after)
         return await self._run(lambda: self._documents.keys(collection, prefix, after, limit))
 
     async def aclose(self) -> None:

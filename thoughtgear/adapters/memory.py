@@ -17,7 +17,9 @@ from thoughtgear.adapters.records import (
     TOMBSTONE_SECONDS,
     check_commit,
     check_key,
+    check_place,
     check_range,
+    check_value,
     decode_listed,
     decode_message,
     decode_state,
@@ -138,28 +140,30 @@ class MemoryAdapter:
         return [decode_message(body) for body in bodies]
 
     async def get_document(self, collection: Collection, key: str) -> Document | None:
+        check_place(collection, key)
         with self._lock:
-            return self._documents[collection].get(check_key(key))
+            return self._documents[collection].get(key)
 
     async def put_document(
         self, collection: Collection, key: str, value: bytes | None, *, tag: str | None
     ) -> str | None:
-        check_key(key)
+        check_place(collection, key)
+        data = check_value(value)
         with self._lock:
             table = self._documents[collection]
             current = table.get(key)
             if (current.tag if current else None) != tag:
                 raise ConflictError
-            if value is None:
+            if data is None:
                 table.pop(key, None)
                 return None
-            table[key] = Document(key, bytes(value), uuid4().hex)
+            table[key] = Document(key, data, uuid4().hex)
             return table[key].tag
 
     async def list_documents(
         self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
     ) -> list[str]:
-        check_range(prefix, after)
+        check_range(collection, prefix, after)
         with self._lock:
             keys = sorted(self._documents[collection])
         found = [key for key in keys[bisect.bisect_right(keys, after) :] if key.startswith(prefix)]

@@ -20,6 +20,9 @@ from thoughtgear.adapters.records import (
     Position,
     check_commit,
     check_key,
+    check_place,
+    check_range,
+    check_value,
     cut_page,
     decode_listed,
     decode_message,
@@ -29,7 +32,7 @@ from thoughtgear.adapters.records import (
     position,
     read_cursor,
 )
-from thoughtgear.errors import InvalidInputError, RunNotFoundError
+from thoughtgear.errors import RunNotFoundError
 from thoughtgear.models import Message, RunState
 from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage
 
@@ -63,7 +66,7 @@ class MongoAdapter:
         return cls(MongoDatabase(MongoSettings.from_dict(settings)))
 
     async def load_run(self, run_id: str) -> RunState:
-        _check(run_id)
+        check_key(run_id)
         body = await self._database.read(lambda database: Runs(database).state(run_id))
         if body is None:
             raise RunNotFoundError(f"There is no run {run_id} in this store.")
@@ -81,7 +84,7 @@ class MongoAdapter:
             "created_at": position(state)[0],
         }
         bodies = [encode(message) for message in messages]
-        commit = Commit(_check(state.run_id), state.version, base, first, searched, encode(state), bodies)
+        commit = Commit(state.run_id, state.version, base, first, searched, encode(state), bodies)
         await self._database.write(lambda database: Runs(database).commit(commit))
 
     async def list_runs(
@@ -102,24 +105,24 @@ class MongoAdapter:
         return cut_page(found, limit, _STORE)
 
     async def delete_run(self, run_id: str) -> None:
-        _check(run_id)
+        check_key(run_id)
         await self._database.write(lambda database: Runs(database).delete(run_id))
 
     async def get_history(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
-        _check(run_id)
+        check_key(run_id)
         first, count = max(after, -1), None if limit is None else max(limit, 0)
         bodies = await self._database.read(lambda database: Runs(database).history(run_id, first, count))
         return [decode_message(body) for body in bodies]
 
     async def get_document(self, collection: Collection, key: str) -> Document | None:
-        _check(key)
+        check_place(collection, key)
         return await self._database.read(lambda database: Documents(database, collection).get(key))
 
     async def put_document(
         self, collection: Collection, key: str, value: bytes | None, *, tag: str | None
     ) -> str | None:
-        _check(key)
-        data = None if value is None else bytes(value)
+        check_place(collection, key)
+        data = check_value(value)
         return await self._database.write(
             lambda database: Documents(database, collection).put(key, data, tag)
         )
@@ -127,7 +130,7 @@ class MongoAdapter:
     async def list_documents(
         self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
     ) -> list[str]:
-        _text(prefix), _text(after)
+        check_range(collection, prefix, after)
         return await self._database.read(
             lambda database: Documents(database, collection).keys(prefix, after, limit)
         )
@@ -139,14 +142,3 @@ class MongoAdapter:
 
 async def _listed(database: Database, where: RunFilter, start: Position | None, limit: int) -> list[Listed]:
     return await Runs(database).listed(where, start, limit)
-
-
-def _check(key: str) -> str:
-    return check_key(_text(key))
-
-
-def _text(value: object) -> str:
-    """Return a text. Anything else could be an operator of a query."""
-    if not isinstance(value, str):
-        raise InvalidInputError("A key is a text.")
-    return value

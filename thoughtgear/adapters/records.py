@@ -10,19 +10,20 @@ import re
 import zlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from thoughtgear.errors import InvalidInputError, NewerFormatError, StoreError
 from thoughtgear.models import FORMAT, Message, Record, RunState
-from thoughtgear.protocols import RunFilter, RunPage
+from thoughtgear.protocols import Collection, RunFilter, RunPage
 
 TOMBSTONE_SECONDS = 24 * 3600
 """How long a deleted run can't be created again."""
 
 MAX_KEY_BYTES = 512
+COLLECTIONS: tuple[Collection, ...] = get_args(Collection)
 _log = logging.getLogger("thoughtgear")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 ALL_RUNS = RunFilter()
@@ -138,7 +139,10 @@ def wrong_count(stored: int, expected: int) -> StoreError:
 
 
 def check_key(key: str) -> str:
-    """Return the key. Raises `InvalidInputError` for an empty, too long or unprintable one."""
+    """Return the key. Raises `InvalidInputError` for an empty, too long or unprintable one, and for what is
+    no text."""
+    if not isinstance(key, str):
+        raise InvalidInputError("A key is a text.")
     try:
         size = len(key.encode())
     except UnicodeEncodeError as exc:
@@ -150,8 +154,32 @@ def check_key(key: str) -> str:
     return key
 
 
-def check_range(prefix: str, after: str) -> None:
+def check_collection(collection: Collection) -> None:
+    """Raises `InvalidInputError` where there is no collection of that name."""
+    if not (isinstance(collection, str) and collection in COLLECTIONS):
+        raise InvalidInputError(f"There is no such collection; there are {', '.join(COLLECTIONS)}.")
+
+
+def check_place(collection: Collection, key: str) -> None:
+    """Check where a document is. Raises `InvalidInputError`."""
+    check_collection(collection)
+    check_key(key)
+
+
+def check_value(value: bytes | None) -> bytes | None:
+    """Return a copy of a document's value. Raises `InvalidInputError` for what is not bytes."""
+    if value is None:
+        return None
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise InvalidInputError(f"A document is bytes, this is {type(value).__name__}: encode it.")
+    return bytes(value)
+
+
+def check_range(collection: Collection, prefix: str, after: str) -> None:
     """Check what `list_documents` is given. Raises `InvalidInputError` for text that is not Unicode."""
+    check_collection(collection)
+    if not (isinstance(prefix, str) and isinstance(after, str)):
+        raise InvalidInputError("A prefix, and a key to go on after, are texts.")
     try:
         (prefix + after).encode()
     except UnicodeEncodeError as exc:
@@ -206,7 +234,7 @@ def write_cursor(store: str, at: Position) -> str:
 
 def read_cursor(store: str, cursor: str | None, limit: int) -> Position | None:
     """Check the arguments of `list_runs` and return where it continues. Raises `InvalidInputError`."""
-    if limit < 1:
+    if not isinstance(limit, int) or limit < 1:
         raise InvalidInputError("A page has at least one run.")
     if cursor is None:
         return None

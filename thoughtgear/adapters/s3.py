@@ -9,7 +9,9 @@ from thoughtgear.adapters.records import (
     ALL_RUNS,
     check_commit,
     check_key,
+    check_place,
     check_range,
+    check_value,
     cut_page,
     decode_message,
     decode_state,
@@ -96,18 +98,20 @@ class S3Adapter:
         return [decode_message(line) for line in lines]
 
     async def get_document(self, collection: Collection, key: str) -> Document | None:
-        return await self._documents.get(collection, check_key(key))
+        check_place(collection, key)
+        return await self._documents.get(collection, key)
 
     async def put_document(
         self, collection: Collection, key: str, value: bytes | None, *, tag: str | None
     ) -> str | None:
-        data = None if value is None else bytes(value)
-        return await self._documents.put(collection, check_key(key), data, tag)
+        check_place(collection, key)
+        data = check_value(value)
+        return await self._documents.put(collection, key, data, tag)
 
     async def list_documents(
         self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
     ) -> list[str]:
-        check_range(prefix, after)
+        check_range(collection, prefix, after)
         return await self._documents.keys(collection, prefix, after, limit)
 
     async def aclose(self) -> None:

@@ -22,7 +22,9 @@ from thoughtgear.adapters.records import (
     Position,
     check_commit,
     check_key,
+    check_place,
     check_range,
+    check_value,
     cut_page,
     decode_listed,
     decode_message,
@@ -133,7 +135,8 @@ class SqlAdapter:
         return [decode_message(body) for (body,) in rows]
 
     async def get_document(self, collection: Collection, key: str) -> Document | None:
-        statement, row = schema.GET_DOCUMENT[collection], {"key": check_key(key)}
+        check_place(collection, key)
+        statement, row = schema.GET_DOCUMENT[collection], {"key": key}
         found = await self._database.read(lambda connection: statement.first(connection, row))
         if found is None:
             return None
@@ -145,8 +148,8 @@ class SqlAdapter:
     async def put_document(
         self, collection: Collection, key: str, value: bytes | None, *, tag: str | None
     ) -> str | None:
-        check_key(key)
-        data = None if value is None else bytes(value)
+        check_place(collection, key)
+        data = check_value(value)
         return await self._database.write(
             lambda connection: _put_document(connection, collection, key, data, tag)
         )
@@ -154,7 +157,7 @@ class SqlAdapter:
     async def list_documents(
         self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
     ) -> list[str]:
-        check_range(prefix, after)
+        check_range(collection, prefix, after)
         key = schema.documents[collection].c.key
         # No key has a control character, so that any one stands for the NUL that PostgreSQL's text hasn't.
         prefix, after = prefix.replace("\0", "\1"), after.replace("\0", "\1")

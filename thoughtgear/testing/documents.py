@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 
 from thoughtgear.errors import ConflictError, InvalidInputError
@@ -142,6 +145,27 @@ class DocumentClauses(StoreCase):
         with pytest.raises(InvalidInputError):
             await store.put_document("files", key, b"x", tag=None)
         assert await store.list_documents("files") == []
+
+    async def test_an_odd_argument_is_refused(self, store: OrmAdapter) -> None:
+        """A collection that is none, a text in place of bytes, a key that is no text and a prefix that is not
+        Unicode raise InvalidInputError, and nothing is written."""
+        odd: Any = store
+        values: list[object] = ["text", 5, [1], {}]
+        calls = [
+            *(partial(odd.get_document, name, "k") for name in ("runs", "../x", None, ["cache"])),
+            partial(odd.put_document, "messages", "k", b"x", tag=None),
+            partial(odd.list_documents, "Cache"),
+            *(partial(odd.put_document, "cache", "k", value, tag=None) for value in values),
+            *(partial(odd.get_document, "cache", key) for key in ("\ud800", 5, b"k", {"$ne": ""})),
+            *(partial(odd.list_documents, "cache", text) for text in ("\ud800", 5, None)),
+            partial(odd.list_documents, "cache", after="\ud800"),
+            partial(odd.load_run, 5),
+            partial(odd.list_runs, limit="5"),
+        ]
+        for call in calls:
+            with pytest.raises(InvalidInputError):
+                await call()
+        assert await store.list_documents("cache") == []
 
     async def test_a_documents_value_is_a_copy(self, store: OrmAdapter) -> None:
         """Changing a buffer after the write changes nothing in the store."""
