@@ -21,6 +21,10 @@ long:
 chaos *arguments:
     PYTHONPATH=tests {{dev}} python -m chaos {{arguments}}
 
+# The shipped code on a virtual clock, under every schedule of one and two faults and 20,000 random ones: just simulate --jobs 2
+simulate *arguments:
+    PYTHONPATH=tests {{dev}} python -m simulation {{arguments}}
+
 # Take each guard of the commit protocol away in turn: a test has to fail (docs/reliability.md)
 guards *arguments:
     {{dev}} pytest -m "long or not long" tests/guards {{arguments}}

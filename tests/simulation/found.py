@@ -1,0 +1,9 @@
+"""Experiments that broke a promise once, each with what was wrong. `just simulate` prints them like this."""
+
+from __future__ import annotations
+
+FOUND = {
+    "mail-local#1448@10:slow~11,24:again,51:die,64:again,98:die,111:stop": (
+        "Clocks 6 s apart, where a claim of 10 s has 5.7 s left at its renewal: more than the world may do."
+    ),
+}

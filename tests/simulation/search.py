@@ -1,0 +1,155 @@
+"""Which experiments are made: every schedule of one fault, every one of two, and random ones by seed."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from simulation import clock
+from simulation.experiment import Experiment, Outcome, random_experiment
+from simulation.faults import LISTED, POINTS, Fault
+from simulation.scenarios import SCENARIOS
+from simulation.temporal import Temporal
+
+COLLECT = 200
+"""Experiments between two collections of garbage: worlds are full of cycles."""
+
+KEPT = 20
+"""So many failures are enough."""
+
+SEEDS = 250
+"""Random experiments of one piece of work."""
+
+
+@dataclass
+class Tally:
+    """What a search has done so far. `seconds` are of CPU, over all processes."""
+
+    schedules: int = 0
+    fired: Counter[tuple[str, str]] = field(default_factory=Counter)
+    failures: list[tuple[Experiment, list[str]]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def per_minute(self) -> float:
+        """Schedules per minute of one core."""
+        return 60 * self.schedules / self.seconds if self.seconds else 0.0
+
+    @property
+    def silent(self) -> list[tuple[str, str]]:
+        """The listed faults that have never fired."""
+        return sorted(LISTED - set(self.fired))
+
+    def add(self, outcome: Outcome) -> None:
+        """Count an experiment; one of an enumeration only if all of its faults fired."""
+        experiment = outcome.experiment
+        if experiment.seed is not None or len(outcome.world.struck) == len(experiment.faults):
+            self.schedules += 1
+        self.fired.update(outcome.world.fired)
+        if outcome.violations and len(self.failures) < KEPT:
+            self.failures.append((outcome.exact, outcome.violations))
+
+    def merge(self, other: Tally) -> None:
+        """Add what another piece of work has done."""
+        self.schedules += other.schedules
+        self.seconds += other.seconds
+        self.fired.update(other.fired)
+        self.failures = [*self.failures, *other.failures][:KEPT]
+
+
+def singles(name: str) -> Iterator[Experiment]:
+    """Every schedule of one fault in a scenario."""
+    return following(Experiment(name))
+
+
+def following(first: Experiment) -> Iterator[Experiment]:
+    """Every schedule that goes on from this one by one more fault. It makes an experiment to find out."""
+    trace = first.run().world.trace
+    frozen = any(fault.kind == "freeze" for fault in first.faults)
+    stale = SCENARIOS[first.scenario].driver is Temporal
+    for at in range(first.faults[-1].at + 1 if first.faults else 0, len(trace)):
+        for kind in POINTS[trace[at][0]]:
+            if (kind != "thaw" or frozen) and (kind != "stale" or stale):
+                yield replace(first, faults=(*first.faults, Fault(at, kind)))
+
+
+def seeds(first: int, count: int) -> Iterator[Experiment]:
+    """Random experiments, by their seeds."""
+    return (random_experiment(seed) for seed in range(first, first + count))
+
+
+class Piece(NamedTuple):
+    """A piece of work: the singles of a scenario, the pairs whose first fault is at a point, or seeds."""
+
+    kind: str
+    scenario: str = ""
+    first: int = 0
+    count: int = 0
+
+    def experiments(self) -> Iterator[Experiment]:
+        if self.kind == "seeds":
+            yield from seeds(self.first, self.count)
+        elif self.kind == "singles":
+            yield from singles(self.scenario)
+        else:
+            for one in [one for one in singles(self.scenario) if one.faults[0].at == self.first]:
+                yield from following(one)
+
+
+def pieces(single: Sequence[str], double: Sequence[str], first: int, count: int) -> Iterator[Piece]:
+    """Divide a search: the scenarios of which every one, and every two faults are tried, and the seeds."""
+    yield from (Piece("singles", name) for name in single)
+    for name in double:
+        with clock.virtual():
+            points = len(Experiment(name).run().world.trace)
+        yield from (Piece("pairs", name, at) for at in range(points))
+    for begin in range(first, first + count, SEEDS):
+        yield Piece("seeds", first=begin, count=min(SEEDS, first + count - begin))
+
+
+def carry_out(piece: Piece) -> Tally:
+    """Do a piece of work in this process."""
+    with clock.virtual():
+        return try_all(piece.experiments())
+
+
+def try_all(experiments: Iterable[Experiment]) -> Tally:
+    """Make experiments, inside of `clock.virtual()`."""
+    tally, begin = Tally(), time.process_time()
+    with _collected_rarely():
+        for number, experiment in enumerate(experiments, 1):
+            tally.add(experiment.run())
+            if number % COLLECT == 0:
+                gc.collect()
+    tally.seconds = time.process_time() - begin
+    return tally
+
+
+@contextmanager
+def _collected_rarely() -> Iterator[None]:
+    was = gc.isenabled()
+    gc.collect()
+    gc.freeze()  # a collection looks at the worlds alone, and not at every module
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.collect()
+        if was:
+            gc.enable()
+
+
+def smallest(experiment: Experiment) -> Experiment:
+    """Leave out every fault that a failure does without. The experiment has to fail."""
+    with clock.virtual():
+        for fault in experiment.faults:
+            fewer = replace(experiment, faults=tuple(one for one in experiment.faults if one != fault))
+            if fewer.run().violations:
+                experiment = fewer
+    return experiment
