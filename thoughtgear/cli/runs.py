@@ -26,29 +26,30 @@ from thoughtgear.cli.options import (
 )
 from thoughtgear.place import NewPrompt, Place
 
+Prompt = Annotated[str | None, typer.Argument(metavar="PROMPT", help='What to do; "-" reads stdin.')]
+Files = Annotated[
+    list[Path] | None,
+    typer.Option("--file", "-f", metavar="PATH", help="A file that goes with the prompt."),
+]
+Session = Annotated[str | None, typer.Option(metavar="ID", help="The conversation that this continues.")]
+User = Annotated[str | None, typer.Option(metavar="ID", help="Whose run it is.")]
+Request = Annotated[str | None, typer.Option(metavar="ID", help="The same id again is the same run.")]
+GoOn = Annotated[
+    str | None,
+    typer.Option("--continue", metavar="RUN", help="Go on with this run instead of a new prompt."),
+]
+
 
 @app.command()
 def run(
-    prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help='What to do; "-" reads stdin.')
-    ] = None,
+    prompt: Prompt = None,
     target: Target = None,
     handler: Handler = None,
-    file: Annotated[
-        list[Path] | None,
-        typer.Option("--file", "-f", metavar="PATH", help="A file that goes with the prompt."),
-    ] = None,
-    session: Annotated[
-        str | None, typer.Option(metavar="ID", help="The conversation that this continues.")
-    ] = None,
-    user: Annotated[str | None, typer.Option(metavar="ID", help="Whose run it is.")] = None,
-    request: Annotated[
-        str | None, typer.Option(metavar="ID", help="The same id again is the same run.")
-    ] = None,
-    go_on: Annotated[
-        str | None,
-        typer.Option("--continue", metavar="RUN", help="Go on with this run instead of a new prompt."),
-    ] = None,
+    file: Files = None,
+    session: Session = None,
+    user: User = None,
+    request: Request = None,
+    go_on: GoOn = None,
     detach: Detach = False,
     executor: Drives = None,
     address: Address = None,

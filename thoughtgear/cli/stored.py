@@ -33,6 +33,19 @@ Metadata = Annotated[
         help="Only those with this metadata. VALUE is JSON where it can be, else a text.",
     ),
 ]
+OlderThan = Annotated[
+    timedelta,
+    typer.Option(
+        parser=span_of,
+        metavar="SPAN",
+        help="Those unchanged for so long: 12h, 30d, 4w.",
+        show_default=False,
+    ),
+]
+Statuses = Annotated[
+    list[RunStatus] | None, typer.Option(help="Only these (default: done, failed, cancelled).")
+]
+IncludeUnfinished = Annotated[bool, typer.Option("--include-unfinished", help="Also runs that are not over.")]
 
 
 @runs.callback(invoke_without_command=True)
@@ -85,25 +98,13 @@ def delete(
 
 @runs.command()
 def prune(
-    older_than: Annotated[
-        timedelta,
-        typer.Option(
-            parser=span_of,
-            metavar="SPAN",
-            help="Those unchanged for so long: 12h, 30d, 4w.",
-            show_default=False,
-        ),
-    ],
-    status: Annotated[
-        list[RunStatus] | None, typer.Option(help="Only these (default: done, failed, cancelled).")
-    ] = None,
+    older_than: OlderThan,
+    status: Statuses = None,
     handler: Handler = None,
     session: Session = None,
     user: User = None,
     metadata: Metadata = None,
-    include_unfinished: Annotated[
-        bool, typer.Option("--include-unfinished", help="Also runs that are not over.")
-    ] = False,
+    include_unfinished: IncludeUnfinished = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     target: Target = None,
