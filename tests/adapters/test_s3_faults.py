@@ -61,7 +61,7 @@ async def test_lost_acknowledgements_double_nothing(store: S3Adapter, wire: Wire
     state = await append(store, new_run("r"), "1")
     wire.step = step
     acknowledged: list[int] = []
-    await go_on(store, state, acknowledged, 120)
+    await go_on(store, state, acknowledged, lambda: len(acknowledged) >= 120)
     wire.step = None
     assert lost.count("runs/r/head") > 30
     assert any("/p0" in key for key in lost)
