@@ -40,6 +40,7 @@ def stores(folder: Path, *options: str, timeout: float = 120) -> tuple[str, dict
     return done.stdout, {each["store"]: each for each in json.loads(found.read_text())["results"]}
 
 
+@pytest.mark.long
 def test_stores_prints_its_table_and_writes_the_same_numbers_as_json(tmp_path: Path) -> None:
     """The quick benchmark, made smaller, measures every store, and a commit costs the same further on."""
     # As many commits as it takes until each store has folded once.

@@ -13,7 +13,8 @@ from chaos.storm import Strike
 from chaos.verdict import lost_replies
 
 
-@pytest.mark.parametrize("plan", [Plan().little(), pytest.param(Plan(seed=11), marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("plan", [Plan().little(), Plan(seed=11)])
 async def test_no_promise_is_broken(plan: Plan, tmp_path: Path) -> None:
     """While workers are killed and frozen, and Temporal and PostgreSQL are killed, all runs end as if nothing
     had happened, but for what is declared unknown."""

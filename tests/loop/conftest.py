@@ -10,8 +10,10 @@ import pytest
 from thoughtgear.registry import open_store
 from thoughtgear.testing import FaultyStore
 
-# A minute of round trips: S3's turn is among the long tests. Every day tests/documents goes through it.
-STORES = ("memory", "sqlite", "postgresql", "mongodb", pytest.param("s3", marks=pytest.mark.long), "files")
+# Every day the loop is tested over one store of each kind: in memory, a file, a server. The conformance suite
+# makes the same promise of all of them, and tests/documents and tests/crashes go through the others.
+LONG = tuple(pytest.param(name, marks=pytest.mark.long) for name in ("mongodb", "s3", "files"))
+STORES = ("memory", "sqlite", "postgresql", *LONG)
 
 
 @pytest.fixture(params=STORES)

@@ -16,9 +16,11 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -265,10 +267,18 @@ def _connect(settings: S3Settings) -> Any:
         response_checksum_validation="when_required",
         s3={"addressing_style": settings.addressing},
     )
-    session = boto3.Session(**settings.session, region_name=settings.region)
+    core = botocore.session.Session()
+    core.register_component("data_loader", _descriptions())
+    session = boto3.Session(**settings.session, region_name=settings.region, botocore_session=core)
     client = session.client("s3", endpoint_url=settings.endpoint, config=config)
     client.meta.events.register_last("before-call.s3", _send_at_once)
     return client
+
+
+@cache
+def _descriptions() -> Any:
+    """Return what reads the description of the API: a tenth of a second, which later stores need not pay."""
+    return botocore.session.Session().get_component("data_loader")
 
 
 def _send_at_once(params: dict[str, Any], **_: Any) -> None:
