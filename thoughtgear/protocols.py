@@ -73,6 +73,7 @@ class OrmAdapter(Protocol):
     - A driver's error is translated once: `StoreUnavailableError` where the outcome may be unknown or a
       retry may help, `StoreError` else, `from exc`. Connection strings and credentials are in no message.
     - A record whose `format` is newer than `models.FORMAT` raises `NewerFormatError`.
+    - A collection, key, prefix or value that can't be one raises `InvalidInputError`.
     - Cancelling the caller never leaves a write that lands later: a write is finished, or never begun.
     - The methods may be called from several tasks, and from several event loops one after the other.
     """
@@ -109,7 +110,8 @@ class OrmAdapter(Protocol):
 
     async def delete_run(self, run_id: str) -> None:
         """Delete state and messages, and the run's documents in `files` (keys `{run_id}/…`). Leaves a
-        tombstone for a day, so that a late writer can't bring the run back. Absent: nothing happens."""
+        tombstone for a day, so that a late writer can't bring the run back. Called again meanwhile it
+        removes what a deletion that died half way, or a late writer, left. Absent: nothing happens."""
         ...
 
     async def get_history(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
