@@ -108,9 +108,12 @@ class Deletion:
         # A run that comes from here on moves the head: then its session stays.
         others = await self._others(self._last)
         ending = {key: state for key, state in self._last.items() if key not in others}
-        await self._end(ending, heads)
+        await self._end({key: state for key, state in ending.items() if await self._going(state)}, heads)
         for key, state in self._last.items():
-            await self._delete(state)
+            current = await self._going(state)  # it may have been retried meanwhile
+            if current is None:
+                continue
+            await self._delete(current)
             if key in others and await find_run(self._store, others[key]) is None:
                 await self._end_since({key: state})  # someone else deleted that one at the same time
 

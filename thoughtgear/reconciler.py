@@ -15,12 +15,10 @@ from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 from temporalio.client import Client
-from temporalio.service import RPCError
 
 from thoughtgear.batches import find_run
 from thoughtgear.doctor import Doctor, Finding
 from thoughtgear.doctor.scan import SETTLED
-from thoughtgear.errors import ThoughtgearError
 from thoughtgear.handler import PromptHandler
 from thoughtgear.protocols import OrmAdapter
 
@@ -43,20 +41,21 @@ class Reconciler:
         *,
         settled: timedelta = SETTLED,
     ) -> None:
-        names: dict[OrmAdapter, set[str]] = {}
+        stores: dict[int, tuple[OrmAdapter, set[str]]] = {}
         for handler in handlers:
-            names.setdefault(handler.store, set()).add(handler.name)
-        self._doctors = {
-            store: Doctor(
-                store, client, task_queue=task_queue, settled=settled, closely=False, handlers=served
+            stores.setdefault(id(handler.store), (handler.store, set()))[1].add(handler.name)
+        self._doctors = [
+            (
+                store,
+                Doctor(store, client, task_queue=task_queue, settled=settled, closely=False, handlers=names),
             )
-            for store, served in names.items()
-        }
+            for store, names in stores.values()
+        ]
 
     async def look(self) -> int:
         """Look once, and mend. Returns how many runs were mended. A store or server that is away is logged:
         the next look may find it."""
-        return sum([await self._look(store, doctor) for store, doctor in self._doctors.items()])
+        return sum([await self._look(store, doctor) for store, doctor in self._doctors])
 
     @asynccontextmanager
     async def running(self, every: timedelta) -> AsyncIterator[None]:
@@ -75,14 +74,15 @@ class Reconciler:
             await self.look()
 
     async def _look(self, store: OrmAdapter, doctor: Doctor) -> int:
-        mended = 0
         try:
-            for finding in (await doctor.scan()).findings:
-                if await _left_half_done(store, finding):
-                    mended += await _mend(doctor, finding)
-        except (ThoughtgearError, RPCError) as exc:
+            diagnosis = await doctor.scan()
+        except Exception as exc:  # a store or codec may raise anything; the next look comes
             log.warning("The reconciler could not look (%s); it tries again.", type(exc).__name__)
-        return mended
+            return 0
+        away = [finding.kind for finding in diagnosis.findings if finding.kind in ("store", "temporal")]
+        if away or diagnosis.unchecked:
+            log.warning("The reconciler could not look at everything (%s).", ", ".join(away) or "Temporal")
+        return sum([await _mend(store, doctor, finding) for finding in diagnosis.findings])
 
 
 async def _left_half_done(store: OrmAdapter, finding: Finding) -> bool:
@@ -95,10 +95,12 @@ async def _left_half_done(store: OrmAdapter, finding: Finding) -> bool:
     return state is not None and not state.claim.epoch
 
 
-async def _mend(doctor: Doctor, finding: Finding) -> bool:
+async def _mend(store: OrmAdapter, doctor: Doctor, finding: Finding) -> bool:
     try:
+        if not await _left_half_done(store, finding):
+            return False
         mended = await doctor.repair(finding)
-    except (ThoughtgearError, RPCError) as exc:
+    except Exception as exc:  # one run that can't be mended keeps no other from it
         log.warning("The reconciler could not mend run %s (%s).", finding.run_id, type(exc).__name__)
         return False
     if mended.done:

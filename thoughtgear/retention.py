@@ -47,7 +47,7 @@ class Selection:
 
 
 async def select(store: OrmAdapter, rule: Rule, watcher: Watcher | None = None) -> Selection:
-    """Return the runs that the rule selects now. Reads the state of every run that passes the filter."""
+    """Return the runs that the rule selects now. Reads the state of every run."""
     watcher = watcher or Unwatched()
     watcher.begin("look", None)
     busy = await _busy_sessions(store, rule)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from copy import copy
 from datetime import timedelta
 from typing import Any
@@ -60,7 +60,8 @@ class ThoughtgearPlugin(SimplePlugin):
 
     While a worker runs it looks about every five minutes (`reconcile_every`; None: never) for runs of these
     handlers that a dead client left unscheduled, and for those whose workflow somebody has ended. Turn it off
-    where handlers of one name serve one store from several namespaces or task queues.
+    (in the client's plugin, too, where there is one) where handlers of one name serve one store from several
+    namespaces or task queues.
     """
 
     def __init__(
@@ -87,10 +88,14 @@ class ThoughtgearPlugin(SimplePlugin):
         next: Callable[[Worker], Awaitable[None]],  # noqa: A002  the SDK's name
     ) -> None:
         """Reconcile while the worker runs."""
-        reconciler = Reconciler(self._handlers, worker.client, worker.task_queue)
-        every = self._reconcile_every
-        async with reconciler.running(every) if every is not None else nullcontext():
+        async with self._reconciling(worker):
             await super().run_worker(worker, next)
+
+    def _reconciling(self, worker: Worker) -> AbstractAsyncContextManager[None]:
+        if self._reconcile_every is None:
+            return nullcontext()
+        reconciler = Reconciler(self._handlers, worker.client, worker.task_queue)
+        return reconciler.running(self._reconcile_every)
 
     def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
         """Add the workflow."""

@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from world import World
@@ -123,4 +124,31 @@ async def test_a_store_that_is_away_stops_no_reconciler(
         patch.setattr(handler.store, "list_runs", away)
         assert await looking.look() == 0
     assert "secret" not in caplog.text
+    assert "The reconciler could not look at everything (store)." in caplog.text
     assert await looking.look() == 1
+
+
+async def test_an_error_that_nobody_expects_stops_no_reconciler(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """A store that raises anything is logged by the error's name alone; the next look mends, and the worker
+    ends without that error."""
+    handler = world.handler(["Done."])
+    run = await handler.create_run("Hello")
+    looking, struck = reconciler_of(world, handler), asyncio.Event()
+    real = handler.store.list_runs
+
+    async def broken(*words: Any, **options: Any) -> Any:
+        if struck.is_set():
+            return await real(*words, **options)
+        struck.set()
+        raise ValueError("secret")
+
+    monkeypatch.setattr(handler.store, "list_runs", broken)
+    with caplog.at_level(logging.INFO, "thoughtgear"):
+        async with world.worker(handler, reconcile_every=None), looking.running(timedelta(seconds=0.1)):
+            ended = await handler.wait(run.run_id, timeout=20)
+    assert struck.is_set()
+    assert ended.status == "done"
+    assert "The reconciler could not look (ValueError)" in caplog.text
+    assert "secret" not in caplog.text

@@ -39,7 +39,8 @@ class Doctor:
     Without a `client` it looks at the store alone. `task_queue` is that of the workers: only its workflows
     are looked at, since those of another queue may belong to another store. What has changed within `settled`
     is left alone. `closely`: ask about every workflow that goes on whether it fails again and again, which is
-    a request for each. `handlers`: look only at the runs of handlers of these names.
+    a request for each. `handlers`: look only at the runs of handlers of these names, and not at workflows
+    that have no such run.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class _Scan:
     async def _look_at_runs(self) -> None:
         self._watcher.begin("runs", None)
         await each(self._unfinished(), self._run)
-        if self._server is not None:
+        if self._server is not None and self._handlers is None:
             self._watcher.begin("workflows", None)
             await each(self._others(), self._workflow)
 
@@ -143,8 +144,6 @@ class _Scan:
             async for state in all_runs(self._store, RunFilter(status=status)):
                 if self._handlers is None or state.handler in self._handlers:
                     yield state
-                else:
-                    self._known.add(_workflow_of(state))
 
     async def _run(self, state: RunState) -> None:
         self._watcher.step()
