@@ -165,7 +165,7 @@ class Calls:
         self, row: CallRecord, tool: Tool, arguments: dict[str, Any], run: Callable[[Any], Awaitable[Any]]
     ) -> ToolResult:
         call, writer = row.call, self._writer
-        scope = asyncio.timeout(tool.timeout)
+        scope = asyncio.timeout(None)
         function = tool.bind(arguments, self._context(call, scope, tool.timeout))
         await self._agent.callbacks.fire("on_tool_start", writer.state.run_id, call)
         if row.policy == "at_most_once":
@@ -173,6 +173,8 @@ class Calls:
         await writer.check()
         try:
             async with scope:
+                # Its time begins now: the commit before it may have waited long for the store.
+                scope.reschedule(asyncio.get_running_loop().time() + tool.timeout)
                 value = await run(function)
                 if inspect.isawaitable(value):  # a plain function that returned a coroutine
                     value = await value

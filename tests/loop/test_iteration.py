@@ -336,6 +336,28 @@ async def test_unstoppable_thread_is_counted_and_unknown(store: FaultyStore) -> 
         await asyncio.sleep(0.01)
 
 
+async def test_a_slow_commit_takes_nothing_of_a_tools_time(store: FaultyStore) -> None:
+    """Where the commit of `started` takes longer than the tool may, the tool still has all its time."""
+    waited: list[int] = []
+
+    async def slow(state: Any) -> None:
+        if any(row.status == "started" for row in state.ledger) and not waited:
+            waited.append(state.version)
+            await asyncio.sleep(0.3)  # the fault: longer than the tool may take
+
+    @tool(policy="at_most_once", timeout=0.2)
+    async def pay() -> str:
+        """Pay."""
+        await asyncio.sleep(0)
+        return "paid"
+
+    store.before_save = slow
+    handler = PromptHandler(model=Model([call("pay")], "done"), orm=store, tools=[pay])
+    state = await handler.handle_prompt("go")
+    assert len(waited) == 1
+    assert results(await handler.history(state.run_id)) == [("1.0", "ok", "paid")]
+
+
 async def test_heartbeat_extends_the_timeout(store: FaultyStore) -> None:
     """A tool that gives signs of life may run longer than its time-out."""
 
