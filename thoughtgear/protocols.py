@@ -53,6 +53,24 @@ class RunFilter:
         if not all(label is None or isinstance(label, str) for label in labels):
             raise InvalidInputError("A filter's status, handler, session_id and user_id are texts.")
 
+    def matches(self, state: RunState) -> bool:
+        """Whether the run passes the filter."""
+        wanted = (self.status, self.handler, self.session_id, self.user_id)
+        found = (state.status, state.handler, state.session_id, state.user_id)
+        plain = all(want in (None, got) for want, got in zip(wanted, found, strict=True))
+        return plain and self.matches_metadata(state)
+
+    def matches_metadata(self, state: RunState) -> bool:
+        """Whether all pairs are equal as JSON: 1, 1.0 and true are three values."""
+        return all(
+            key in state.metadata and _canonical(state.metadata[key]) == _canonical(value)
+            for key, value in self.metadata.items()
+        )
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
 
 @dataclass(frozen=True)
 class RunPage:

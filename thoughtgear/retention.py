@@ -33,6 +33,10 @@ class Rule:
         """Whether the rule is about this run, wherever it stands in its session."""
         return state.status in self.statuses and state.updated_at < self.before
 
+    def leaves(self, state: RunState) -> bool:
+        """Whether this run is not over and stays; then so do the others of its session."""
+        return not (state.over or (self.meets(state) and replace(self.where, status=None).matches(state)))
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -101,7 +105,7 @@ async def _busy_sessions(store: OrmAdapter, rule: Rule) -> set[str | None]:
     """Return the sessions that have a run which is not over and stays."""
     # All at once: of a listing per status a run that changes its status meanwhile would fall out.
     states = all_runs(store)
-    busy = {_session(state) async for state in states if not (state.over or rule.meets(state))}
+    busy = {_session(state) async for state in states if rule.leaves(state)}
     return busy - {None}
 
 
@@ -111,7 +115,7 @@ async def _goes_on(store: OrmAdapter, rule: Rule, state: RunState) -> bool:
         return False
     for run_id in await recent_runs(store, state):
         other = await find_run(store, run_id)
-        if other is not None and not (other.over or rule.meets(other)):
+        if other is not None and rule.leaves(other):
             return True
     return False
 

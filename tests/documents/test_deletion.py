@@ -317,3 +317,18 @@ async def test_of_two_deletions_at_once_one_ends_the_session(hooked: HookedStore
     await delete_run(hooked, one.run_id)
     assert hooked.hooks == {}
     assert [name for name in await everything(hooked) if not name.startswith("cache/")] == []
+
+
+async def test_a_run_that_is_retried_meanwhile_stays(hooked: HookedStore):
+    """A failed run that goes on again while its session is looked through is not deleted without force."""
+    state = await append(hooked, new_run("r", session_id="s", status="failed"), "a")
+
+    async def listed(real: Any, *args: Any, **options: Any) -> Any:
+        hooked.hooks.clear()
+        await append(hooked, state.model_copy(update={"status": "running"}), "b")
+        return await real(*args, **options)
+
+    hooked.hooks["list_runs"] = listed
+    with pytest.raises(RunNotOverError, match="Run r is running"):
+        await delete_run(hooked, "r")
+    assert (await hooked.load_run("r")).status == "running"

@@ -91,6 +91,18 @@ async def test_a_session_that_goes_on_keeps_its_runs(memory: HookedStore):
     assert await selected(memory, everything) == {"begin", "others", "still", "alone"}
 
 
+async def test_a_session_goes_on_by_a_run_that_the_filter_leaves_out(memory: HookedStore):
+    """A run that is not over and that the filter leaves out keeps the runs of its session, also where
+    unfinished runs go."""
+    await put(memory, "old", handler="h", session_id="s")
+    await put(memory, "waits", handler="other", session_id="s", status="waiting")
+    rule = Rule(BEFORE, RunFilter(handler="h"), OVER | UNFINISHED)
+    assert (await select(memory, rule)).kept == 1
+    assert (await prune(memory, rule, ["old"])).runs == 0
+    assert await names(memory) == {"old", "waits"}
+    assert await selected(memory, Rule(BEFORE, statuses=OVER | UNFINISHED)) == {"old", "waits"}
+
+
 async def test_what_changed_since_the_look_stays(memory: HookedStore):
     """A run that went on, or whose session went on, between the selection and its deletion is spared; one
     that is gone by then is no fault."""

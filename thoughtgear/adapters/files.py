@@ -28,7 +28,6 @@ from thoughtgear.adapters.records import (
     decode_message,
     decode_state,
     encode,
-    matches,
     page_of,
     read_cursor,
 )
@@ -117,7 +116,7 @@ class FilesAdapter:
     def _list(self, where: RunFilter, start: Position | None, limit: int) -> RunPage:
         names = names_in(self._disk.folder("runs"))
         states = (self._listed(name) for name in names)
-        return page_of((state for state in states if state and matches(where, state)), start, limit, _STORE)
+        return page_of((state for state in states if state and where.matches(state)), start, limit, _STORE)
 
     def _listed(self, name: str) -> RunState | None:
         try:

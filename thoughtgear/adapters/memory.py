@@ -24,7 +24,6 @@ from thoughtgear.adapters.records import (
     decode_message,
     decode_state,
     encode,
-    matches,
     page_of,
     read_cursor,
     wrong_count,
@@ -107,7 +106,7 @@ class MemoryAdapter:
         with self._lock:
             runs = [(run_id, run.state) for run_id, run in self._runs.items() if run.deleted_until is None]
         states = (decode_listed(body, run_id) for run_id, body in runs)
-        return page_of((state for state in states if state and matches(where, state)), start, limit, _STORE)
+        return page_of((state for state in states if state and where.matches(state)), start, limit, _STORE)
 
     async def delete_run(self, run_id: str) -> None:
         with self._lock:

@@ -28,7 +28,6 @@ from thoughtgear.adapters.records import (
     decode_message,
     decode_state,
     encode,
-    matches_metadata,
     position,
     read_cursor,
 )
@@ -98,7 +97,7 @@ class MongoAdapter:
             listing = partial(_listed, where=where, start=start, limit=size)
             batch = await self._database.read(listing)
             states = [decode_listed(body, at[1]) for at, body in batch if body is not None]
-            found += [state for state in states if state and matches_metadata(where, state)]
+            found += [state for state in states if state and where.matches_metadata(state)]
             if len(batch) < size:
                 break
             start = batch[-1][0]

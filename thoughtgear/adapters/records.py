@@ -193,26 +193,6 @@ def position(state: RunState) -> Position:
     return (aware - EPOCH) // timedelta(microseconds=1), state.run_id
 
 
-def matches(where: RunFilter, state: RunState) -> bool:
-    """Whether the run passes the filter."""
-    wanted = (where.status, where.handler, where.session_id, where.user_id)
-    found = (state.status, state.handler, state.session_id, state.user_id)
-    plain = all(want in (None, got) for want, got in zip(wanted, found, strict=True))
-    return plain and matches_metadata(where, state)
-
-
-def matches_metadata(where: RunFilter, state: RunState) -> bool:
-    """Whether all pairs are equal as JSON: 1, 1.0 and true are three values."""
-    return all(
-        key in state.metadata and _canonical(state.metadata[key]) == _canonical(value)
-        for key, value in where.metadata.items()
-    )
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
 def page_of(states: Iterable[RunState], after: Position | None, limit: int, store: str) -> RunPage:
     """Return one page, newest first, of runs that are all at hand."""
     beyond = [state for state in states if after is None or position(state) < after]

@@ -15,7 +15,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from thoughtgear.adapters.records import Position, decode_listed, matches, position
+from thoughtgear.adapters.records import Position, decode_listed, position
 from thoughtgear.adapters.s3_bucket import Bucket, together
 from thoughtgear.adapters.s3_head import Head, object_name
 from thoughtgear.adapters.s3_run import Runs
@@ -93,7 +93,7 @@ class Index:
                 decode_listed(head.state, marker.name) for marker, head in pairs if head and marker.of(head)
             ]
             beyond = [state for state in states if state and (start is None or position(state) < start)]
-            found += sorted((s for s in beyond if matches(where, s)), key=position, reverse=True)
+            found += sorted((s for s in beyond if where.matches(s)), key=position, reverse=True)
             if len(found) > limit:
                 break
         return found[: limit + 1]

@@ -30,7 +30,6 @@ from thoughtgear.adapters.records import (
     decode_message,
     decode_state,
     encode,
-    matches_metadata,
     position,
     read_cursor,
     wrong_count,
@@ -118,7 +117,7 @@ class SqlAdapter:
             query = _runs_query(where, start).limit(limit + 1)
             rows = await self._database.read(partial(_all_rows, query))
             batch = [decode_listed(body, run_id) for run_id, _, body in rows]
-            found += [state for state in batch if state and matches_metadata(where, state)]
+            found += [state for state in batch if state and where.matches_metadata(state)]
             if len(rows) <= limit:
                 break
             start = rows[-1].created_at, rows[-1].run_id
