@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qs
 
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.protocols import Executor, ModelProvider, OrmAdapter
@@ -87,7 +88,7 @@ def open_store(db: str | Mapping[str, Any] | None = None, *, create: bool = True
     store: OrmAdapter
     if isinstance(db, str):
         scheme = db.partition(":")[0].partition("+")[0]
-        if not create and scheme in MADE and "create=" not in db:
+        if not create and scheme in MADE and "create" not in parse_qs(db.partition("?")[2]):
             db += f"{'&' if '?' in db else '?'}create=false"
         store = lookup(ADAPTERS, scheme, "store").from_url(db)
     else:

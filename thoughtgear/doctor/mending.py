@@ -62,6 +62,9 @@ class Mending:
         found = await client.get_workflow_handle(finding.workflow_id or "").describe()
         if found.status == WorkflowExecutionStatus.RUNNING:
             return Mended(True, "Its workflow goes on again.")
+        run = await find_run(self._store, finding.run_id or "")
+        if run is None or run.claim.live():
+            return Mended(True, "The run was deleted." if run is None else "Somebody works on the run again.")
         handler = PromptHandler(model=NO_MODEL, orm=self._store)
         run_id, status = finding.run_id or "", finding.status or "failed"
         state = await handler.close_run(run_id, status, finding.error, by=found.run_id)
