@@ -16,6 +16,9 @@ T = TypeVar("T")
 Begin = Callable[[], None]
 Work = Callable[[Begin], Coroutine[Any, Any, T]]
 
+_AGAIN = 0.5
+"""Seconds that a piece of work has to come to its end before it is cancelled once more."""
+
 _inherited: list[object] = []
 """Loops that a forked process got from its parent: they are not its to close."""
 
@@ -106,8 +109,10 @@ class _Call(Generic[T]):
 
     def withdraw(self) -> None:
         self._withdrawn = True
-        if self._task is not None and not self._begun:
+        if self._task is not None and not self._task.done() and not self._begun:
             self._task.cancel()
+            # Until Python 3.12 `asyncio.wait_for`, and with it a driver, may swallow a cancellation.
+            self._task.get_loop().call_later(_AGAIN, self.withdraw)
 
     def _begin(self) -> None:
         self._check()
