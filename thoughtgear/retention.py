@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import chain
+from math import inf
 from typing import get_args
 
 from thoughtgear import cache
@@ -13,6 +16,9 @@ from thoughtgear.deletion import Deleted, Deletion
 from thoughtgear.models import OVER, RunState, Status
 from thoughtgear.protocols import OrmAdapter, RunFilter
 from thoughtgear.sessions import head_key, recent_runs
+
+LOOK_SECONDS = 1.0
+"""For how long the runs of a session are as they were seen, while many of them are deleted."""
 
 UNFINISHED: frozenset[Status] = frozenset(get_args(Status)) - OVER
 
@@ -40,8 +46,8 @@ class Rule:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a rule selects, newest first: light, since there may be many. `kept` counts those that stay
-    because their session goes on."""
+    """What a rule selects, newest first, but the runs of a session side by side: light, since there may be
+    many. `kept` counts those that stay because their session goes on."""
 
     run_ids: Sequence[str]
     messages: int
@@ -55,17 +61,21 @@ async def select(store: OrmAdapter, rule: Rule, watcher: Watcher | None = None) 
     watcher = watcher or Unwatched()
     watcher.begin("look", None)
     busy = await _busy_sessions(store, rule)
-    found, kept = [], 0
+    found: dict[str, list[tuple[str, int, datetime]]] = {}
+    kept = 0
     async for state in all_runs(store, _filter(rule)):
         watcher.step()
         if rule.meets(state):
-            stays = _session(state) in busy
-            kept += stays
-            found += [] if stays else [(state.run_id, state.message_count, state.updated_at)]
-    moments = [moment for _, _, moment in found]
+            session = _session(state)
+            kept += session in busy
+            if session not in busy:
+                light = (state.run_id, state.message_count, state.updated_at)
+                found.setdefault(session or state.run_id, []).append(light)
+    runs = list(chain.from_iterable(found.values()))
+    moments = [moment for _, _, moment in runs]
     return Selection(
-        run_ids=[run_id for run_id, _, _ in found],
-        messages=sum(count for _, count, _ in found),
+        run_ids=[run_id for run_id, _, _ in runs],
+        messages=sum(count for _, count, _ in runs),
         kept=kept,
         oldest=min(moments, default=None),
         newest=max(moments, default=None),
@@ -80,12 +90,8 @@ async def prune(
     watcher = watcher or Unwatched()
     busy = await _busy_sessions(store, rule)
 
-    async def may_go(state: RunState) -> bool:
-        if not rule.meets(state) or _session(state) in busy:
-            return False
-        return not await _goes_on(store, rule, state)
-
-    deletion = Deletion(store, may_go)
+    sessions = _Sessions(store, rule, busy)
+    deletion = Deletion(store, sessions.leave)
 
     async def delete(run_id: str) -> None:
         state = await find_run(store, run_id)
@@ -95,29 +101,62 @@ async def prune(
 
     watcher.begin("delete", len(run_ids))
     await each(_given(run_ids), delete)
+    sessions.lasts = 0.0
     await deletion.sessions()
     watcher.begin("sweep the cache", None)
     deletion.deleted.cached += await cache.sweep(store, watcher.step)
     return deletion.deleted
 
 
-async def _busy_sessions(store: OrmAdapter, rule: Rule) -> set[str | None]:
+async def _busy_sessions(store: OrmAdapter, rule: Rule) -> set[str]:
     """Return the sessions that have a run which is not over and stays."""
     # All at once: of a listing per status a run that changes its status meanwhile would fall out.
     states = all_runs(store)
-    busy = {_session(state) async for state in states if rule.leaves(state)}
-    return busy - {None}
+    return {head_key(state) async for state in states if state.session_id is not None and rule.leaves(state)}
 
 
-async def _goes_on(store: OrmAdapter, rule: Rule, state: RunState) -> bool:
-    """Whether a run that is not over and stays has come to the session of this one, or was retried there."""
-    if state.session_id is None:
+class _Sessions:
+    """Knows of the sessions whether they go on. Those at work were found before; a run that is not over and
+    stays may have come to another one since, or was retried there.
+
+    To see that, the runs of a session are looked at. `lasts` is for how many seconds a look counts: else a
+    long session would cost the square of its runs.
+    """
+
+    def __init__(self, store: OrmAdapter, rule: Rule, busy: set[str]) -> None:
+        self.lasts = LOOK_SECONDS
+        self._store, self._rule, self._busy = store, rule, busy
+        self._looks: dict[str, float] = {}
+
+    async def leave(self, state: RunState) -> bool:
+        """Whether they and the rule leave this run to be deleted."""
+        if not self._rule.meets(state):
+            return False
+        name = _session(state)
+        return name is None or (name not in self._busy and not await self._goes_on(name, state))
+
+    async def _goes_on(self, name: str, state: RunState) -> bool:
+        begun = time.monotonic()
+        if begun - self._looks.get(name, -inf) < self.lasts:
+            return False
+        async for other in self._runs(state):
+            if self._rule.leaves(other):
+                self._busy.add(name)
+                return True
+        self._looks[name] = begun
         return False
-    for run_id in await recent_runs(store, state):
-        other = await find_run(store, run_id)
-        if other is not None and rule.leaves(other):
-            return True
-    return False
+
+    async def _runs(self, state: RunState) -> AsyncIterator[RunState]:
+        """The last runs of a session; where its head is damaged, all of them."""
+        recent = await recent_runs(self._store, state)
+        if recent is None:
+            where = RunFilter(session_id=state.session_id, user_id=state.user_id)
+            async for found in all_runs(self._store, where):
+                yield found
+        for run_id in recent or ():
+            other = await find_run(self._store, run_id)
+            if other is not None:
+                yield other
 
 
 def _session(state: RunState) -> str | None:

@@ -195,10 +195,14 @@ class Sessions:
         return await self._newest(recent[: recent.index(run_id)]) if run_id in recent else None
 
 
-async def recent_runs(store: OrmAdapter, state: RunState) -> list[str]:
-    """Return the ids of the last runs that were linked to the session of a run, oldest first."""
+async def recent_runs(store: OrmAdapter, state: RunState) -> list[str] | None:
+    """Return the ids of the last runs that were linked to the session of a run, oldest first; None where the
+    session's head is damaged."""
     document = await store.get_document("memory", head_key(state))
-    return _recent(document) if document else []
+    try:
+        return _recent(document) if document else []
+    except StoreError:
+        return None
 
 
 def _recent(head: Document) -> list[str]:

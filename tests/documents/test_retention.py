@@ -189,3 +189,44 @@ async def test_a_session_that_goes_on_since_the_look_keeps_its_runs(memory: Hook
     deleted = await prune(memory, Rule(BEFORE), olds)
     assert (memory.hooks, deleted.runs) == ({}, 0)
     assert {run.run_id for run in runs} < await names(memory)
+
+
+async def test_a_damaged_head_keeps_no_prune_from_its_work(memory: HookedStore):
+    """Where the head of a session does not name its runs, they are found all the same: a session that goes on
+    keeps them, the other one goes with its head, and so do the runs of no session."""
+    for name in ("quiet", "busy"):
+        state = await put(memory, f"{name}-old", session_id=name)
+        await memory.put_document("memory", head_key(state), b"[", tag=None)
+    fresh = await put(memory, "fresh", session_id="busy", days=0)
+    await put(memory, "alone")
+
+    async def listed(real: Any, *args: Any, **options: Any) -> Any:
+        memory.hooks.clear()
+        page = await real(*args, **options)
+        await append(memory, fresh.model_copy(update={"status": "running"}))
+        return page
+
+    memory.hooks["list_runs"] = listed
+    deleted = await prune(memory, Rule(BEFORE), ["quiet-old", "busy-old", "alone"])
+    assert (deleted.runs, deleted.sessions) == (2, 1)
+    assert await names(memory) == {"busy-old", "fresh"}
+
+
+async def test_the_runs_of_a_session_are_not_looked_at_for_each_of_them(memory: HookedStore):
+    """Deleting a session of 60 runs loads a few states per run, and not all of the others for each."""
+    loads, runs = 0, [f"r{number}" for number in range(60)]
+    for name in runs:
+        state = await put(memory, name, session_id="s")
+    await put(memory, "alone")
+    head = json.dumps({"recent": runs}).encode()
+    await memory.put_document("memory", head_key(state), head, tag=None)
+
+    async def loaded(real: Any, run_id: str) -> Any:
+        nonlocal loads
+        loads += 1
+        return await real(run_id)
+
+    selection = await select(memory, Rule(BEFORE))
+    memory.hooks["load_run"] = loaded
+    assert (await prune(memory, Rule(BEFORE), selection.run_ids)).runs == 61
+    assert loads < 61 * 20  # 60 * 60 would be 3,600
