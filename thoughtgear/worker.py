@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from copy import copy
 from datetime import timedelta
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from temporalio.client import Client
 from temporalio.plugin import SimplePlugin
@@ -26,6 +27,9 @@ THROTTLE = timedelta(seconds=0.5)
 
 _VERSIONED = {"build_id", "deployment_config", "use_worker_versioning"}
 """Options that say which code this is. Else the SDK hashes every module, which takes a second."""
+
+_reconciled: WeakKeyDictionary[Worker, set[str]] = WeakKeyDictionary()
+"""The names of the handlers that a plugin of the worker reconciles already."""
 
 
 def build_worker(
@@ -92,10 +96,15 @@ class ThoughtgearPlugin(SimplePlugin):
             await super().run_worker(worker, next)
 
     def _reconciling(self, worker: Worker) -> AbstractAsyncContextManager[None]:
+        """One plugin looks after a handler, although another one of the same worker names it, too."""
         if self._reconcile_every is None:
             return nullcontext()
-        reconciler = Reconciler(self._handlers, worker.client, worker.task_queue)
-        return reconciler.running(self._reconcile_every)
+        others = _reconciled.setdefault(worker, set())
+        handlers = [handler for handler in self._handlers if handler.name not in others]
+        others.update(handler.name for handler in handlers)
+        if not handlers:
+            return nullcontext()
+        return Reconciler(handlers, worker.client, worker.task_queue).running(self._reconcile_every)
 
     def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
         """Add the workflow."""

@@ -10,9 +10,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from temporalio.client import Client
+from temporalio.worker import Worker
 from world import World
 
-from thoughtgear import PromptHandler
+from thoughtgear import PromptHandler, ThoughtgearPlugin
 from thoughtgear.errors import StoreUnavailableError
 from thoughtgear.models import Driver
 from thoughtgear.reconciler import Reconciler
@@ -68,6 +70,27 @@ async def test_a_worker_finishes_what_a_killed_client_left(world: World, monkeyp
     assert (ended.status, ended.output) == ("done", "Done.")
     assert again.run_id == left.run_id
     assert world.replies_bought() == 1
+
+
+async def test_plugins_of_client_and_worker_share_the_looking(
+    world: World, server: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Where the client's plugin and the worker's name a handler, one of the two looks after its runs."""
+    looked: asyncio.Queue[list[str]] = asyncio.Queue()
+    real = Reconciler.__init__
+
+    def noted(self: Reconciler, handlers: Any, *args: Any) -> None:
+        looked.put_nowait([handler.name for handler in handlers])
+        real(self, handlers, *args)
+
+    monkeypatch.setattr(Reconciler, "__init__", noted)
+    both, own = world.handler([], name="both"), world.handler([], name="own")
+    client = await Client.connect(server, plugins=[ThoughtgearPlugin([both])])
+    async with Worker(client, task_queue=world.queue, plugins=[ThoughtgearPlugin([both, own])]):
+        async with asyncio.timeout(10):
+            first, second = await looked.get(), await looked.get()
+    assert sorted([first, second]) == [["both"], ["own"]]
+    assert looked.empty()
 
 
 async def test_what_settles_just_now_is_left_alone(world: World):
