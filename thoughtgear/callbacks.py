@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from thoughtgear.foreign import contained
 from thoughtgear.logs import loggable, run_logger
-from thoughtgear.models import IterationResult, RunError, RunState, ToolCall, ToolResult
+from thoughtgear.models import RunError, RunState, ToolCall, ToolResult
+from thoughtgear.payloads import IterationResult
 
 _Answer = Awaitable[object] | object
 """What a callback returns is not looked at; an awaitable is awaited."""

@@ -33,7 +33,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from thoughtgear.codec import converter_from_environment, require_codec
 from thoughtgear.errors import CodecError, RunNotFoundError, WaitTimeoutError
-from thoughtgear.models import TASK_QUEUE, WORKFLOW, RunInput, RunResult, sparse
+from thoughtgear.payloads import TASK_QUEUE, WORKFLOW, RunInput, RunResult, sparse
 
 ClientSource = Client | Callable[[], Awaitable[Client]] | None
 """A client, or what makes one on first use; None: from the environment (see `connect`)."""

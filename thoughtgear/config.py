@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from thoughtgear.environment import one_of, switch
 from thoughtgear.errors import ConfigurationError, ThoughtgearError
-from thoughtgear.models import TASK_QUEUE
+from thoughtgear.payloads import TASK_QUEUE
 
 if TYPE_CHECKING:
     from temporalio.client import Client

@@ -14,7 +14,8 @@ from thoughtgear.errors import ConfigurationError
 from thoughtgear.executors.local import LocalExecutor
 from thoughtgear.handler import PromptHandler
 from thoughtgear.ids import check_run_id
-from thoughtgear.models import TASK_QUEUE, RunState
+from thoughtgear.models import RunState
+from thoughtgear.payloads import TASK_QUEUE
 from thoughtgear.place import Place, open_named_store
 from thoughtgear.protocols import OrmAdapter
 from thoughtgear.render import waiting_text

@@ -22,8 +22,9 @@ from thoughtgear.errors import (
 from thoughtgear.ids import check_label, check_run_id
 from thoughtgear.iteration import run_iteration
 from thoughtgear.loop import Limits, next_step
-from thoughtgear.models import Driver, InboxItem, IterationResult, Message, RunError, RunState
+from thoughtgear.models import Driver, InboxItem, Message, RunError, RunState
 from thoughtgear.outcomes import Outcome
+from thoughtgear.payloads import IterationResult
 from thoughtgear.prompts import File, Prompt, create_run
 from thoughtgear.protocols import Attempt, Executor, ModelProvider, OrmAdapter
 from thoughtgear.sessions import OnBusy, Sessions

@@ -23,7 +23,8 @@ from thoughtgear.errors import (
 )
 from thoughtgear.foreign import contained
 from thoughtgear.loop import limit_reached, seconds_of
-from thoughtgear.models import InboxItem, IterationResult, Parent, RunState, Usage, now
+from thoughtgear.models import InboxItem, Parent, RunState, Usage, now
+from thoughtgear.payloads import IterationResult
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest
 from thoughtgear.replies import accept, bounded
 from thoughtgear.transitions import as_message, close_calls, end_run, lose_reply, save_reply

@@ -6,7 +6,8 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from thoughtgear.models import OVER, IterationResult, RunError, RunState, Status, now
+from thoughtgear.models import OVER, RunError, RunState, Status, now
+from thoughtgear.payloads import IterationResult
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from thoughtgear.activities.iteration import RunActivities
 from thoughtgear.activities.roster import Roster
 from thoughtgear.codec import require_codec
 from thoughtgear.handler import PromptHandler
-from thoughtgear.models import TASK_QUEUE
+from thoughtgear.payloads import TASK_QUEUE
 from thoughtgear.reconciler import EVERY, Reconciler
 from thoughtgear.workflows.run import RunWorkflow
 

@@ -13,7 +13,8 @@ from sqlalchemy import event
 from thoughtgear import commit, iteration
 from thoughtgear.adapters import sql_schema as schema
 from thoughtgear.handler import PromptHandler
-from thoughtgear.models import IterationResult, RunState
+from thoughtgear.models import RunState
+from thoughtgear.payloads import IterationResult
 from thoughtgear.protocols import Attempt
 from thoughtgear.providers.scripted import ScriptedProvider, call
 from thoughtgear.registry import open_store

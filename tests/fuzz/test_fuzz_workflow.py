@@ -10,7 +10,7 @@ from bad_input import LONG_TEXTS, OBJECTS, SCALARS, STRANGE, TEXTS, VALUES, case
 from hypothesis import strategies as st
 
 from thoughtgear.errors import InvalidInputError
-from thoughtgear.models import Carried, IterationInput, Report, RunInput, restored
+from thoughtgear.payloads import Carried, IterationInput, Report, RunInput, restored
 from thoughtgear.workflows import details
 from thoughtgear.workflows.given import read_input, read_message
 

@@ -12,8 +12,9 @@ import pytest
 from thoughtgear.errors import ExecutorUnavailableError, OutcomeUnknownError
 from thoughtgear.executors.local import LocalExecutor
 from thoughtgear.handler import PromptHandler
-from thoughtgear.models import IterationResult, OnUnknown, RunState, ToolResult
+from thoughtgear.models import OnUnknown, RunState, ToolResult
 from thoughtgear.outcomes import Done, Outcome
+from thoughtgear.payloads import IterationResult
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, OnText, OrmAdapter, RequestedCall
 from thoughtgear.providers.scripted import ScriptedProvider, call
 from thoughtgear.registry import open_store

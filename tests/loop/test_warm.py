@@ -9,7 +9,8 @@ import pytest
 from thoughtgear import iteration
 from thoughtgear.errors import RunNotFoundError
 from thoughtgear.handler import PromptHandler
-from thoughtgear.models import IterationResult, Message, RunState
+from thoughtgear.models import Message, RunState
+from thoughtgear.payloads import IterationResult
 from thoughtgear.protocols import Attempt
 from thoughtgear.providers.scripted import ScriptedProvider, call
 from thoughtgear.testing import FaultyStore

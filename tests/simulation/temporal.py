@@ -23,7 +23,7 @@ from simulation.world import ATTEMPT, NotReportedError
 from thoughtgear.activities.iteration import RunActivities
 from thoughtgear.activities.roster import Roster
 from thoughtgear.loop import RETRY_FACTOR, RETRY_FIRST, RETRY_MOST
-from thoughtgear.models import (
+from thoughtgear.payloads import (
     CloseInput,
     DeliverInput,
     IterationInput,

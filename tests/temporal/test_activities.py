@@ -14,7 +14,8 @@ from thoughtgear.activities.failures import recorded, to_failure
 from thoughtgear.activities.iteration import RunActivities
 from thoughtgear.activities.reports import NAMES, tool_names
 from thoughtgear.activities.roster import Roster
-from thoughtgear.models import Claim, IterationInput, sparse
+from thoughtgear.models import Claim
+from thoughtgear.payloads import IterationInput, sparse
 from thoughtgear.providers.scripted import call
 
 

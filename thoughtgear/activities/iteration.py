@@ -16,19 +16,16 @@ from thoughtgear.activities.roster import Roster
 from thoughtgear.errors import ModelUnavailableError, SupersededError
 from thoughtgear.handler import PromptHandler
 from thoughtgear.loop import retry_delay
-from thoughtgear.models import (
+from thoughtgear.models import OVER, Driver, RunError, RunState
+from thoughtgear.payloads import (
     CLOSE_RUN,
     DELIVER,
-    OVER,
     RUN_ITERATION,
     START_RUN,
     CloseInput,
     DeliverInput,
-    Driver,
     IterationInput,
     Report,
-    RunError,
-    RunState,
     StartInput,
     sparse,
 )

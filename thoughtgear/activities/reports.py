@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from thoughtgear.activities.failures import MESSAGE
-from thoughtgear.models import IterationResult, Report, RunState
+from thoughtgear.models import RunState
+from thoughtgear.payloads import IterationResult, Report
 
 OUTPUT = 256 * 1024
 """Bytes of an answer that goes through Temporal, by value only. The store has all of it."""

@@ -16,7 +16,8 @@ from thoughtgear.doctor.mending import EndWorkflow, Mended, Mending
 from thoughtgear.doctor.server import OpenWorkflow, Server
 from thoughtgear.errors import ConfigurationError, SchemaVersionError, StoreError
 from thoughtgear.loop import reopened
-from thoughtgear.models import TASK_QUEUE, RunError, RunState, now
+from thoughtgear.models import RunError, RunState, now
+from thoughtgear.payloads import TASK_QUEUE
 from thoughtgear.protocols import OrmAdapter, RunFilter
 from thoughtgear.retention import UNFINISHED
 

@@ -17,7 +17,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from thoughtgear.activities.roster import SEARCH_ATTRIBUTES, search_attributes_of
 from thoughtgear.client import pollers
 from thoughtgear.doctor.findings import Finding
-from thoughtgear.models import WORKFLOW
+from thoughtgear.payloads import WORKFLOW
 
 FIRST_EVENTS = 50
 """Events of a workflow among which its first activity has ended, if it has."""

@@ -15,7 +15,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from thoughtgear.client import ClientSource, connect, workflow_id_for
 from thoughtgear.codec import require_codec
 from thoughtgear.errors import CodecError, ConfigurationError, ExecutorUnavailableError, RunNotFoundError
-from thoughtgear.models import TASK_QUEUE, WORKFLOW, RunError, RunInput, sparse
+from thoughtgear.models import RunError
+from thoughtgear.payloads import TASK_QUEUE, WORKFLOW, RunInput, sparse
 from thoughtgear.protocols import Reach
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import Any
 
 from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
 
-from thoughtgear.models import OVER, Carried, Report
+from thoughtgear.models import OVER
+from thoughtgear.payloads import Carried, Report
 
 GAP = "\N{EN SPACE}"
 """Around each cell, because the UI sets none. Markdown drops other spaces."""

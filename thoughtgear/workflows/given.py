@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from thoughtgear.errors import InvalidInputError
-from thoughtgear.models import Carried, RunInput, restored
+from thoughtgear.payloads import Carried, RunInput, restored
 from thoughtgear.workflows.details import render
 
 _TYPES: dict[str, type] = {

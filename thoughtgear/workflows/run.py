@@ -13,8 +13,8 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 with workflow.unsafe.imports_passed_through():
     from thoughtgear.errors import InvalidInputError
     from thoughtgear.loop import next_step
-    from thoughtgear.models import (
-        OVER,
+    from thoughtgear.models import OVER
+    from thoughtgear.payloads import (
         WORKFLOW,
         Carried,
         CloseInput,

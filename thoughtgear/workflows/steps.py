@@ -13,7 +13,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 from thoughtgear.errors import DecryptionError, PlaintextRefusedError, UnknownKeyError
 from thoughtgear.loop import RETRY_FACTOR, RETRY_FIRST, RETRY_MOST
-from thoughtgear.models import (
+from thoughtgear.payloads import (
     CLOSE_RUN,
     DELIVER,
     RUN_ITERATION,
