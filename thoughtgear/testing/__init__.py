@@ -27,9 +27,10 @@ from thoughtgear.testing.copies import CopyClauses  # noqa: E402  as above
 from thoughtgear.testing.documents import DocumentClauses  # noqa: E402  as above
 from thoughtgear.testing.endurance import AdapterEndurance, SharedAdapterEndurance  # noqa: E402  as above
 from thoughtgear.testing.faulty import FaultyStore  # noqa: E402  as above
+from thoughtgear.testing.lists import ListClauses  # noqa: E402  as above
 from thoughtgear.testing.ownership import OwnershipClauses  # noqa: E402  as above
 from thoughtgear.testing.races import RaceClauses  # noqa: E402  as above
-from thoughtgear.testing.runs import ListClauses, RunClauses  # noqa: E402  as above
+from thoughtgear.testing.runs import RunClauses  # noqa: E402  as above
 from thoughtgear.testing.shared import SharedClauses  # noqa: E402  as above
 
 __all__ = [
