@@ -21,6 +21,10 @@ long:
 chaos *arguments:
     PYTHONPATH=tests {{dev}} python -m chaos {{arguments}}
 
+# All proofs of docs/reliability.md one after the other, and a table of what came of them; or some: just prove chaos
+prove *proofs:
+    PYTHONPATH=tests {{dev}} python -m proofs {{proofs}}
+
 # The shipped code on a virtual clock, under every schedule of one and two faults and 20,000 random ones: just simulate --jobs 2
 simulate *arguments:
     PYTHONPATH=tests {{dev}} python -m simulation {{arguments}}
