@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from simulation.clock import YEAR_2030
 from simulation.ledger import Effect, Reply, Write
 from simulation.process import Process
 from simulation.shop import AT_MOST_ONCE
 from simulation.transcripts import costly, cut_off, started_at
-from simulation.world import World
+from simulation.world import SKEW, World
 from thoughtgear.commit import FRESH_SECONDS
 from thoughtgear.models import Message, RunState
 
@@ -45,11 +46,29 @@ def _check_holder(old: RunState, write: Write, holders: dict[int, tuple[Process,
     new, holder = write.state, (write.process, write.attempt)
     if holders.setdefault(new.claim.epoch, holder) != holder:
         yield f"version {new.version}: two holders under epoch {new.claim.epoch}"
+    if _overtakes(old, write):
+        yield f"version {new.version}: an old attempt took over from a later one, whose claim was live"
     if new.claim.epoch == old.claim.epoch and new.claim.owner not in (old.claim.owner, ""):
         yield f"version {new.version}: another owner under the same epoch"
     reopened = old.status in ("failed", "cancelled") and new.claim.epoch > old.claim.epoch
     if old.over and not (reopened and new.message_count == old.message_count):
         yield f"version {new.version}: a holder's write after the end"
+
+
+def _overtakes(old: RunState, write: Write) -> bool:
+    """Whether an earlier attempt of the same activity has taken over a claim that is live by any clock."""
+    if old.claim.deadline < YEAR_2030 + write.at + 2 * SKEW:
+        return False
+    (before, _, holder), (after, _, taker) = (
+        claim.owner.rpartition("/") for claim in (old.claim, write.state.claim)
+    )
+    numbers = [one.partition("-") for one in (taker, holder)]
+    # An owner without a dash is a local loop, whose attempts nobody numbers for it.
+    return (
+        before == after != ""
+        and all(dash for _, dash, _ in numbers)
+        and int(numbers[0][0]) < int(numbers[1][0])
+    )
 
 
 def check_effects(world: World, transcripts: Transcripts) -> Iterator[str]:
