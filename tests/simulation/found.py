@@ -6,4 +6,12 @@ FOUND = {
     "mail-local#1448@10:slow~11,24:again,51:die,64:again,98:die,111:stop": (
         "Clocks 6 s apart, where a claim of 10 s has 5.7 s left at its renewal: more than the world may do."
     ),
+    "small-local@13:refuse,14:freeze~45": (
+        "The time of a tool began before the commit that it is started: after a long wait for the store it "
+        "was begun with no time left, and its end unknown."
+    ),
+    "fail-temporal#13@37:die,47:stale": (
+        "An old attempt that a worker starts when it thaws took over from a later one "
+        "at work, and bought its reply."
+    ),
 }

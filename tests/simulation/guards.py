@@ -295,5 +295,19 @@ GUARDS = [
         "new_run_id()",
         "small-temporal@2:die",
     ),
+    Guard(
+        "a later attempt's claim keeps an old one off",
+        "commit:RunWriter.must_wait",
+        'return claim.live() and attempt.serialised and attempt.number < int(holder.partition("-")[0])',
+        "return False",
+        "fail-temporal#13@37:die,47:stale",
+    ),
+    Guard(
+        "a run waits for the one before it in its session",
+        "sessions:Sessions.busy_parent",
+        "return None if last.over else parent",
+        "return None",
+        "session-temporal@95:away~40",
+    ),
 ]
 """In the order of the protocol: store, commits, claims, the iteration, calls, inbox, prompts, sessions."""
