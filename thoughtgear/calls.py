@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -45,6 +45,7 @@ class Calls:
     def __init__(self, agent: Agent, writer: RunWriter, attempt: Attempt) -> None:
         self.finished: list[ToolResult] = []
         self.unsettled: list[str] = []
+        self._noted: set[str] = set()  # as started in the ledger, and not begun
         self._refused = False  # an unknown outcome fails the run: what comes in order is not begun
         self._agent = agent
         self._writer = writer
@@ -69,7 +70,7 @@ class Calls:
         except BaseException as exc:
             await self._stop(tasks)
             if not isinstance(exc, SupersededError):
-                await self._save_finished()
+                await self._save_finished(self._noted)
             raise
 
     async def _collect(self, tasks: set[asyncio.Task[None]]) -> None:
@@ -84,9 +85,11 @@ class Calls:
             if running:
                 await self._save_finished()
 
-    async def _save_finished(self) -> None:
-        if self.finished or self.unsettled:
-            change = partial(save_outcomes, results=self.finished, unsettled=self.unsettled)
+    async def _save_finished(self, not_begun: Collection[str] = ()) -> None:
+        if self.finished or self.unsettled or not_begun:
+            change = partial(
+                save_outcomes, results=self.finished, unsettled=self.unsettled, not_begun=set(not_begun)
+            )
             self.finished, self.unsettled = [], []
             await self._writer.commit(change)
 
@@ -169,8 +172,10 @@ class Calls:
         function = tool.bind(arguments, self._context(call, scope, tool.timeout))
         await self._agent.callbacks.fire("on_tool_start", writer.state.run_id, call)
         if row.policy == "at_most_once":
+            self._noted.add(call.id)
             await writer.commit(partial(mark_started, call_id=call.id))
         await writer.check()
+        self._noted.discard(call.id)
         try:
             async with scope:
                 # Its time begins now: the commit before it may have waited long for the store.

@@ -134,10 +134,19 @@ class RunWriter:
 
         Raises `SupersededError` when a higher epoch holds the run (nothing is written then),
         `StoreUnavailableError` when the outcome can't be learnt. A cancelled caller gets its
-        cancellation after the write is over.
+        cancellation after the write is over, also where it still waited for its turn.
         """
-        async with self._lock:
+        try:
+            await self._lock.acquire()
+        except asyncio.CancelledError:
+            # It waited for a look, or for another commit. What is finished is saved all the same.
+            with suppress(Exception):
+                await uninterrupted(self._in_turn(change, release))
+            raise
+        try:
             return await self._commit_whole(change, release)
+        finally:
+            self._lock.release()
 
     async def check(self) -> None:
         """The last await before an effect: make sure that this attempt may go on.
@@ -176,6 +185,10 @@ class RunWriter:
         async with self._lock:
             asked = time.monotonic()
             self._adopt(await self._store.load_run(self.state.run_id), asked)
+
+    async def _in_turn(self, change: Change, release: bool) -> RunState:
+        async with self._lock:
+            return await self._commit_whole(change, release)
 
     async def _commit_whole(self, change: Change, release: bool) -> RunState:
         nonce = uuid4().hex

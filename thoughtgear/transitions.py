@@ -118,9 +118,15 @@ def close_calls(
 
 
 def save_outcomes(
-    state: RunState, results: Sequence[ToolResult], unsettled: Collection[str]
+    state: RunState,
+    results: Sequence[ToolResult],
+    unsettled: Collection[str],
+    not_begun: Collection[str] = (),
 ) -> list[Message]:
-    """Append results; `unsettled` are the calls whose outcome nobody knows and a person is to tell."""
+    """Append results; `unsettled` are the calls whose outcome nobody knows and a person is to tell. Those
+    `not_begun` were noted as started, and their attempt ends before it runs them: the next one may."""
+    for call_id in not_begun:
+        _row(state, call_id).status = "pending"
     for call_id in unsettled:
         _row(state, call_id).status = "waiting"
     return save_results(state, results)

@@ -213,7 +213,7 @@ GUARDS = (
     Guard(
         "ledger: `started` before the effect",
         "calls.py",
-        '        if row.policy == "at_most_once":\n            await writer.commit(partial(mark_started, call_id=call.id))\n',
+        '        if row.policy == "at_most_once":\n            self._noted.add(call.id)\n            await writer.commit(partial(mark_started, call_id=call.id))\n',
         "",
         ("tests/crashes/test_local.py::test_crash_window[sqlite-during the tool]",),
     ),

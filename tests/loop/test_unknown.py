@@ -108,9 +108,12 @@ async def test_a_call_that_was_cut_off_is_reconciled_by_the_next_attempt(store: 
     shop = Shop(store, reconcile=ask)
     run = await shop.handler.create_run("pay")
 
+    async def dead(state: RunState) -> None:
+        raise asyncio.CancelledError  # who is dead writes nothing more
+
     async def die(state: RunState) -> None:
         if any(row.status == "started" for row in state.ledger):
-            store.after_save = None
+            store.before_save, store.after_save = dead, None
             store.fired += 1
             raise asyncio.CancelledError
 
@@ -118,6 +121,7 @@ async def test_a_call_that_was_cut_off_is_reconciled_by_the_next_attempt(store: 
     with pytest.raises(asyncio.CancelledError):
         await shop.handler.run_iteration(run.run_id, 1, Attempt(hold=0.0))
     assert store.fired == 1
+    store.before_save = None
     state = await shop.opened().continue_run(run.run_id)
     result = await shop.result(run.run_id)
     assert (state.status, result.status, result.content, shop.paid) == ("done", "ok", "it was paid", 0)

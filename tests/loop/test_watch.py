@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from thoughtgear import commit
 from thoughtgear.errors import SupersededError
 from thoughtgear.handler import PromptHandler
-from thoughtgear.models import RunState
+from thoughtgear.models import Message, RunState, ToolResult
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, OnText
-from thoughtgear.providers.scripted import ScriptedProvider
+from thoughtgear.providers.scripted import ScriptedProvider, call
 from thoughtgear.testing import FaultyStore
 from thoughtgear.testing.attempts import RUN, answers, latest_writer, prompted, writer_for
+from thoughtgear.tools import tool
 
 
 class Clock:
@@ -88,6 +91,90 @@ async def test_a_late_look_is_no_fresh_contact(store: FaultyStore, monkeypatch: 
     clock.ahead += 60.0
     with pytest.raises(SupersededError):
         await writer.check()
+
+
+async def test_a_commit_that_waits_for_its_turn_is_made_when_it_is_cancelled(store: FaultyStore) -> None:
+    """A commit whose caller is cancelled while it waits for another of the run is over when the caller is."""
+    writer = writer_for(store, await prompted(store._inner))
+    await writer.claim()
+    async with writer._lock:
+        ending = asyncio.create_task(writer.commit(answers()))
+        await asyncio.sleep(0)  # it waits
+        ending.cancel()
+        await asyncio.sleep(0)  # the cancellation arrives
+        assert not ending.done()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert (await store.load_run(RUN)).status == "done"
+
+
+async def test_a_result_behind_a_look_survives_a_stop(
+    store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a tool returned is saved where its commit still waits for a look when the attempt is cancelled."""
+    paying, looking, committing = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    load, real = store.load_run, commit.RunWriter.commit
+
+    @tool(policy="at_most_once")
+    async def pay() -> str:
+        paying.set()
+        await looking.wait()
+        return "paid"
+
+    async def hanging(run_id: str) -> RunState:
+        if paying.is_set():
+            looking.set()
+            await asyncio.Event().wait()
+        return await load(run_id)
+
+    async def noted(self: commit.RunWriter, *given: Any, **options: Any) -> RunState:
+        if looking.is_set():
+            committing.set()
+        return await real(self, *given, **options)
+
+    handler = PromptHandler(model=ScriptedProvider(replies=[[call("pay")], "end"]), orm=store, tools=[pay])
+    run = await handler.create_run("hello")
+    store.load_run = hanging  # type: ignore[method-assign] # the moment of the race
+    monkeypatch.setattr(commit.RunWriter, "commit", noted)
+    attempt = asyncio.create_task(handler.run_iteration(run.run_id, 1, Attempt(watch=0.01)))
+    async with asyncio.timeout(20):
+        await committing.wait()
+    attempt.cancel()
+    with suppress(asyncio.CancelledError):
+        await attempt
+    assert [result.content for result in results_of(await handler.history(run.run_id))] == ["paid"]
+
+
+async def test_a_call_that_a_stop_kept_from_beginning_is_run_later(store: FaultyStore) -> None:
+    """An attempt that is cancelled while it notes a call as started takes the note back: it knows that the
+    call has not begun. The next attempt runs it, once."""
+    ran: list[str] = []
+
+    @tool(policy="at_most_once")
+    async def pay() -> str:
+        ran.append("pay")
+        return "paid"
+
+    async def stop(state: RunState) -> None:
+        if not store.fired and any(row.status == "started" for row in state.ledger):
+            store.fired += 1
+            attempt.cancel()
+            await asyncio.Event().wait()  # until the cancellation arrives here
+
+    handler = PromptHandler(model=ScriptedProvider(replies=[[call("pay")], "end"]), orm=store, tools=[pay])
+    run = await handler.create_run("hello")
+    store.before_save = stop
+    attempt = asyncio.create_task(handler.run_iteration(run.run_id, 1, Attempt()))
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+    assert (store.fired, ran) == (1, [])
+    await handler.run_iteration(run.run_id, 1)
+    results = results_of(await handler.history(run.run_id))
+    assert ([result.status for result in results], ran) == (["ok"], ["pay"])
+
+
+def results_of(history: Sequence[Message]) -> list[ToolResult]:
+    return [message.tool_result for message in history if message.tool_result]
 
 
 class Stubborn(ScriptedProvider):

@@ -14,4 +14,10 @@ FOUND = {
         "An old attempt that a worker starts when it thaws took over from a later one "
         "at work, and bought its reply."
     ),
+    "limit-local#16301@49:stop": (
+        "What a tool had returned was lost: its commit waited for a look when the worker was stopped."
+    ),
+    "fail-queue#17447@43:lose,45:stop,60:away~0.3,61:stop": (
+        "A call that a stopped worker had noted as started, and not begun, was unknown."
+    ),
 }

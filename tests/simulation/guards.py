@@ -156,6 +156,13 @@ GUARDS = [
         "small-queue@23:stop",
     ),
     Guard(
+        "a commit is done that waits for its turn when it is cancelled",
+        "commit:RunWriter.commit",
+        "await uninterrupted(self._in_turn(change, release))",
+        "pass",
+        "limit-local#16301@49:stop",
+    ),
+    Guard(
         "no renewal after the commit that gave the claim back",
         "commit:RunWriter._renew",
         "not self._released and ",
@@ -196,6 +203,13 @@ GUARDS = [
         'if row.policy == "at_most_once":',
         "if False:",
         "small-temporal@",
+    ),
+    Guard(
+        "a call that was noted as started and not begun is run later",
+        "calls:Calls.run",
+        "self._save_finished(self._noted)",
+        "self._save_finished()",
+        "fail-queue#17447@43:lose,45:stop,60:away~0.3,61:stop",
     ),
     Guard(
         "a call that was started is not run again",

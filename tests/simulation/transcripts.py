@@ -83,29 +83,11 @@ def _check_unknown(world: World, state: RunState, call: ToolCall, *, once: bool)
         return
     if cut_off(world):
         return
-    if not any(
-        costly(strike)
-        and (
-            strike.until >= started or strike.kind == "stale" or _stopped_while_noting(world, strike, started)
-        )
-        for strike in strikes
-    ):
+    if not any(costly(strike) and (strike.until >= started or strike.kind == "stale") for strike in strikes):
         yield f"call {call.id} is unknown, and no fault came after its start"
     returned = f"{state.run_id}:{call.id}" in world.ledger.returned
     if returned and all(strike.kind in ("stop", "again") for strike in strikes):
         yield f"call {call.id} is unknown, and had returned before anything was stopped"
-
-
-def _stopped_while_noting(world: World, strike: Strike, started: float) -> bool:
-    """Whether a process was asked to end while its commit that a call is started was under way: a cancelled
-    commit is still made, and the call is not begun then."""
-    if strike.kind != "stop" or not strike.point.startswith("save_run"):
-        return False
-    writes = [
-        write for one in world.ledger.writes.values() for write in one if write.process is strike.process
-    ]
-    following = [write.at for write in writes if write.at >= strike.at]
-    return bool(following) and following[0] == started
 
 
 def costly(strike: Strike) -> bool:
