@@ -40,11 +40,13 @@ class Record(BaseModel):
 
 
 class Usage(Record):
-    """Tokens, as the provider counted them."""
+    """Tokens, as the provider counted them. Those that a prompt cache gave (`cached`) or took
+    (`cache_write`) are among the input's, those of reasoning among the output's."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
     reasoning_tokens: int = 0
 
     @property
@@ -56,6 +58,7 @@ class Usage(Record):
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             cached_tokens=self.cached_tokens + other.cached_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
         )
 
@@ -93,6 +96,29 @@ class ToolResult(Record):
     cached: bool = False
 
 
+class ReplyPart(Record):
+    """A part of a reply in the provider's order: the next `letters` of its text, the call of that index, or
+    neither. `own` is what the provider wants back with it: reasoning, a signature, an id."""
+
+    letters: int = 0
+    call: int | None = None
+    own: dict[str, Any] = Field(default_factory=dict)
+
+
+class Native(Record):
+    """What a reply holds beside text and calls. Only the same provider and model gets it back: no other can
+    read it."""
+
+    provider: str
+    model: str
+    parts: list[ReplyPart] = Field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """What it takes up, roughly, in bytes."""
+        return sum(len(repr(part.own)) for part in self.parts)
+
+
 class Message(Record):
     """One entry of a transcript. `seq` is 0, 1, 2, … without gaps within the run."""
 
@@ -102,6 +128,7 @@ class Message(Record):
     attachments: list[Attachment] = Field(default_factory=list)
     tool_calls: list[ToolCall] = Field(default_factory=list)
     tool_result: ToolResult | None = None
+    native: Native | None = None
     iteration: int = 0
     usage: Usage | None = None
     model: str | None = None

@@ -14,7 +14,7 @@ from uuid import uuid4
 from pydantic_core import from_json
 
 from thoughtgear.errors import InvalidInputError
-from thoughtgear.models import Message, RunState, Status, Usage
+from thoughtgear.models import Message, Native, RunState, Status, Usage
 
 Reach = Literal["process", "host", "network"]
 """How far a store can be shared: within one process, by the processes of one host, or over the network."""
@@ -212,7 +212,9 @@ class RequestedCall:
 
 @dataclass(frozen=True)
 class ModelReply:
-    """What the model answered. With calls, the run goes on; without, `text` is the answer."""
+    """What the model answered. With calls, the run goes on; without, `text` is the answer. `native` is what
+    its provider wants back beside them. `stop_reason` is `stop`, `tool_calls`, `length`, `content_filter` or
+    a word of the provider's own."""
 
     text: str = ""
     calls: Sequence[RequestedCall] = ()
@@ -220,6 +222,7 @@ class ModelReply:
     model: str | None = None
     stop_reason: str | None = None
     request_id: str | None = None
+    native: Native | None = None
 
 
 OnText = Callable[[str], Awaitable[None]]

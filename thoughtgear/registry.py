@@ -6,7 +6,7 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -28,6 +28,7 @@ MADE = ("sqlite", "postgresql", "postgres", "files")
 """Of these, those that are made by their first use, unless the option `create` says otherwise."""
 
 PROVIDERS = {
+    "anthropic": "thoughtgear.providers.anthropic:AnthropicProvider",
     "openai": "thoughtgear.providers.openai:OpenAIProvider",
     "scripted": "thoughtgear.providers.scripted:ScriptedProvider",
 }
@@ -121,12 +122,22 @@ def _settings(given: Mapping[str, Any], what: str) -> dict[str, Any]:
 
 
 def _check_settings(provider: Any, settings: Mapping[str, Any]) -> None:
-    known = list(inspect.signature(provider).parameters)
+    known = list(_parameters(provider))
     unknown = sorted(settings.keys() - set(known))
     if unknown:
         raise ConfigurationError(
             f"{provider.__name__} has no setting {unknown[0]!r}; it has {', '.join(known)}."
         )
+
+
+def _parameters(provider: Any) -> Iterator[str]:
+    """The settings of a class, and those of its parents that it passes on."""
+    for kind in provider.__mro__:
+        if "__init__" in vars(kind):
+            given = list(inspect.signature(kind.__init__).parameters.values())[1:]
+            yield from (each.name for each in given if each.kind is not each.VAR_KEYWORD)
+            if not any(each.kind is each.VAR_KEYWORD for each in given):
+                return
 
 
 def open_executor(executor: str | Executor | None = None) -> Executor:

@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from thoughtgear.agent import Agent
 from thoughtgear.errors import ModelRejectedError
 from thoughtgear.loop import Limits
-from thoughtgear.models import CallRecord, Message, ToolCall
+from thoughtgear.models import CallRecord, Message, Native, ToolCall
 from thoughtgear.protocols import ModelReply, OnText, RequestedCall
 from thoughtgear.transitions import unnumbered
 
@@ -33,12 +33,25 @@ def accept(agent: Agent, reply: ModelReply, iteration: int) -> tuple[Message, li
         role="assistant",
         text=storable(reply.text),
         tool_calls=calls,
+        native=_native(reply.native),
         iteration=iteration,
         usage=reply.usage,
         model=_name(reply.model or agent.model.model),
         stop_reason=None if reply.stop_reason is None else _name(reply.stop_reason),
     )
     return message, [_row(agent, call) for call in calls]
+
+
+def _native(native: Native | None) -> Native | None:
+    """What the provider wants back, where it can be stored; what can't is nothing that a provider sent."""
+    if native is None:
+        return None
+    try:
+        text = storable(json.dumps(native.model_dump(), ensure_ascii=False, allow_nan=False))
+        from_json("[" * NESTING_ROOM + text + "]" * NESTING_ROOM)
+        return Native.model_validate_json(text)
+    except ValueError:
+        return None
 
 
 def bounded(on_text: OnText, limits: Limits) -> OnText:
@@ -56,7 +69,8 @@ def bounded(on_text: OnText, limits: Limits) -> OnText:
 
 
 def _check(reply: ModelReply, limits: Limits) -> None:
-    _check_size(_bytes(reply.text) + sum(_bytes(call.name + call.arguments) for call in reply.calls), limits)
+    size = _bytes(reply.text) + sum(_bytes(call.name + call.arguments) for call in reply.calls)
+    _check_size(size + (reply.native.size if reply.native else 0), limits)
     if len(reply.calls) > limits.tool_calls:
         raise ModelRejectedError(
             f"The reply asks for {len(reply.calls)} calls; Limits(tool_calls={limits.tool_calls})."

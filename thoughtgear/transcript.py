@@ -135,4 +135,5 @@ def size_of(message: Message) -> int:
     """Return what a message takes up in memory, roughly, in bytes."""
     content = message.tool_result.content if message.tool_result else ""
     calls = sum(len(call.model_dump_json()) for call in message.tool_calls)
-    return MESSAGE_BYTES + len(message.text) + len(content) + calls
+    native = message.native.size if message.native else 0
+    return MESSAGE_BYTES + len(message.text) + len(content) + calls + native

@@ -136,7 +136,7 @@ def test_any_answer_builds_a_reply_of_the_right_types(chunks: list[dict[str, Any
         builder = ReplyBuilder()
         for chunk in chunks:
             builder.add(chunk)
-        reply = builder.build(None)
+        reply = builder.build("m", None)
         assert isinstance(reply.text, str)
         assert all(isinstance(call.name + call.arguments, str) for call in reply.calls)
         assert 0 <= reply.usage.input_tokens < 2**53

@@ -16,6 +16,7 @@ class Replay:
     answer: Answer
     bodies: list[dict] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     connections: int = 0
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -26,6 +27,7 @@ class Replay:
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+                self.paths.append(head[0].split(" ")[1])
                 headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:])}
                 self.headers.append(headers)
                 self.bodies.append(json.loads(await reader.readexactly(int(headers["content-length"]))))
@@ -60,6 +62,11 @@ def plain(status: int, body: bytes, content_type: str = "application/json", **he
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
 
     return answer
+
+
+def named_events(*chunks: dict) -> bytes:
+    """Chunks as server-sent events that have the name of their type."""
+    return b"".join(f"event: {chunk.get('type')}\n".encode() + events(chunk) for chunk in chunks)
 
 
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-request-id: req_7\r\n"

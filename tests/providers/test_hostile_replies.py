@@ -19,7 +19,7 @@ from thoughtgear.handler import PromptHandler
 from thoughtgear.loop import Limits
 from thoughtgear.models import Message, RunState
 from thoughtgear.providers.openai import OpenAIProvider
-from thoughtgear.providers.openai_reply import MOST_TOKENS
+from thoughtgear.providers.pieces import MOST_TOKENS
 from thoughtgear.replies import NAME_LETTERS
 from thoughtgear.tools import tool
 

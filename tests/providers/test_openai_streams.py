@@ -16,7 +16,7 @@ from thoughtgear.errors import ModelRejectedError, ModelUnavailableError
 from thoughtgear.models import Usage
 from thoughtgear.protocols import RequestedCall
 from thoughtgear.providers.openai import OpenAIProvider
-from thoughtgear.providers.openai_reply import JsonObject
+from thoughtgear.providers.pieces import JsonObject
 
 
 def chunk(delta: dict | None = None, finish: str | None = None, **more) -> dict:

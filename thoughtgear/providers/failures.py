@@ -22,8 +22,11 @@ from thoughtgear.models import now
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,63}")
 """No dash: keys begin with `sk-`."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/=-]{0,127}")
+_REQUEST_IDS = ("x-request-id", "request-id", "x-amzn-requestid")
 _RETRYABLE_STATUS = frozenset((408, 409, 425, 429))
-OUT_OF_MONEY = frozenset(("insufficient_quota", "billing_hard_limit_reached", "billing_not_active"))
+OUT_OF_MONEY = frozenset(
+    ("insufficient_quota", "billing_error", "billing_hard_limit_reached", "billing_not_active")
+)
 REJECTED = frozenset(
     (
         "authentication_error",
@@ -37,6 +40,7 @@ REJECTED = frozenset(
         "not_found_error",
         "not_supported_error",
         "permission_error",
+        "request_too_large",
     )
 )
 _ADVICE = {
@@ -54,10 +58,13 @@ class Failure:
     code: str = ""
     type: str = ""
     status: int | None = None
+    wait: float | None = None
 
     @classmethod
     def parse(cls, body: Any) -> Failure | None:
         """Find the error object in a decoded body or event; None where there is none."""
+        if isinstance(body, list) and len(body) == 1:
+            return cls.parse(body[0]) if isinstance(body[0], Mapping) else None
         if not isinstance(body, Mapping):
             return None
         error = body.get("error") or (body if body.get("object") == "error" else None)
@@ -66,7 +73,8 @@ class Failure:
         if not isinstance(error, Mapping):
             return cls() if error else None
         code = error.get("code")
-        return cls(code=identifier(code), type=identifier(error.get("type")), status=_status(code))
+        kind = identifier(error.get("type")) or identifier(error.get("status"))
+        return cls(code=identifier(code), type=kind, status=_status(code), wait=_asked_wait(error))
 
     @property
     def names(self) -> list[str]:
@@ -85,9 +93,19 @@ def _status(code: Any) -> int | None:
     return status if isinstance(status, int) and 400 <= status <= 599 else None
 
 
+def _asked_wait(error: Mapping[str, Any]) -> float | None:
+    """Seconds that the details of the error object ask to wait, as Google's do."""
+    details = error.get("details")
+    for detail in details if isinstance(details, list) else ():
+        delay = detail.get("retryDelay") if isinstance(detail, Mapping) else None
+        if isinstance(delay, str) and delay.endswith("s"):
+            return _number(delay[:-1])
+    return None
+
+
 def request_id(headers: Mapping[str, str]) -> str | None:
     """The provider's own id of the request, where it gives one."""
-    found = (identifier(headers.get(name), _REQUEST_ID) for name in ("x-request-id", "request-id"))
+    found = (identifier(headers.get(name), _REQUEST_ID) for name in _REQUEST_IDS)
     return next(filter(None, found), None)
 
 
@@ -131,6 +149,7 @@ def http_error(where: str, status: int, headers: Mapping[str, str], failure: Fai
         retryable=retryable,
         status=status,
         headers=headers,
+        wait=failure.wait,
     )
 
 
@@ -155,10 +174,18 @@ def network_error(where: str, exc: httpx.HTTPError, *, begun: bool = False) -> M
 
 
 def _error(
-    where: str, what: str, advice: str, *, retryable: bool, status: int | None, headers: Mapping[str, str]
+    where: str,
+    what: str,
+    advice: str,
+    *,
+    retryable: bool,
+    status: int | None,
+    headers: Mapping[str, str],
+    wait: float | None = None,
 ) -> ModelError:
     number = request_id(headers)
     message = f"{where}: {what}" + (f" (request {number})" if number else "")
     message += f"; {advice}" if advice else ""
     kind = ModelUnavailableError if retryable else ModelRejectedError
-    return kind(message, retry_after=retry_after(headers), status=status, request_id=number)
+    asked = retry_after(headers)
+    return kind(message, retry_after=wait if asked is None else asked, status=status, request_id=number)

@@ -3,61 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from thoughtgear.models import Usage
 from thoughtgear.protocols import ModelReply, RequestedCall
-
-MOST_CALLS = 1000
-"""Calls that are read of one reply; one more is kept, to say that it was too many."""
-
-MOST_TOKENS = 2**53 - 1
-"""What a count can be; a larger number, which not every store and language can hold, is cut to it."""
-
-CUT_REASONS = frozenset(("length", "content_filter"))
-"""Reasons for which a reply may end in the middle of a call."""
+from thoughtgear.providers.answers import MOST_CALLS
+from thoughtgear.providers.partial_reply import CUT_REASONS, Progress
+from thoughtgear.providers.pieces import JsonObject, count, mapping, mappings, text_of
 
 _NAME_LETTERS = 256
-
-_MARKS = re.compile(r'\\(?:.|$)|["{}]', re.DOTALL)
-
-
-@dataclass
-class JsonObject:
-    """The text of a JSON object, in pieces. It is followed as it comes: to parse it again for every piece
-    would take the square of its length."""
-
-    pieces: list[str] = field(default_factory=list)
-    whole: bool = False
-    _depth: int = 0
-    _quoted: bool = False
-    _escape: str = ""
-
-    def __bool__(self) -> bool:
-        return bool(self.pieces)
-
-    def add(self, piece: str) -> None:
-        """Take the next piece. `whole` is true from the closing brace of the object to the next brace."""
-        if piece:
-            self.pieces.append(piece)
-            text, self._escape = self._escape + piece, ""
-            for mark in _MARKS.findall(text):
-                self._mark(mark)
-
-    def _mark(self, mark: str) -> None:
-        if mark[0] == "\\":
-            self._escape = "\\" if mark == "\\" else ""
-        elif mark == '"':
-            self._quoted = not self._quoted
-        elif not self._quoted:
-            self._depth += 1 if mark == "{" else -1
-            self.whole = mark == "}" and self._depth == 0
-
-    def text(self) -> str:
-        return "".join(self.pieces)
 
 
 @dataclass
@@ -92,22 +48,19 @@ class PartialCall:
 
 
 @dataclass
-class ReplyBuilder:
+class ReplyBuilder(Progress):
     """Collects chunks. `started` once one was a completion's, `chosen` once it held a choice; `finished` once
     the server said why it stopped: then the reply is whole."""
 
+    limit: ClassVar[str] = "max_completion_tokens"
+
     text: list[str] = field(default_factory=list)
     calls: list[PartialCall] = field(default_factory=list)
-    usage: Usage = field(default_factory=Usage)
-    model: str | None = None
-    answer_id: str | None = None
-    stop_reason: str | None = None
-    started: bool = False
     chosen: bool = False
 
     @property
-    def finished(self) -> bool:
-        return self.stop_reason is not None
+    def parts(self) -> int:
+        return len(self.calls)
 
     @property
     def empty(self) -> bool:
@@ -115,37 +68,44 @@ class ReplyBuilder:
         return not self.calls and not any(self.text)
 
     def add(self, chunk: Mapping[str, Any]) -> str:
-        """Take a chunk, or a whole answer; return the text that it adds."""
-        self.model = _text(chunk.get("model")) or self.model
-        self.answer_id = _text(chunk.get("id")) or self.answer_id
+        """Take a chunk; return the text that it adds."""
+        self.model = text_of(chunk.get("model")) or self.model
+        self.answer_id = text_of(chunk.get("id")) or self.answer_id
         if isinstance(chunk.get("usage"), Mapping):
             self.usage = read_usage(chunk["usage"])
         self.started = self.started or "choices" in chunk
-        pieces = [self._choice(choice) for choice in _mappings(chunk.get("choices"))]
+        pieces = [self._choice(choice) for choice in mappings(chunk.get("choices"))]
         piece = "".join(pieces)
         if piece:
             self.text.append(piece)
         return piece
 
+    def add_whole(self, answer: Any) -> str:
+        """Take the answer of a server that doesn't stream; return its text."""
+        piece = self.add(mapping(answer))
+        if self.chosen:
+            self.stop_reason = self.stop_reason or "stop"
+        return piece
+
     def _choice(self, choice: Mapping[str, Any]) -> str:
         if choice.get("index") not in (0, None):
             return ""
-        self.stop_reason = _text(choice.get("finish_reason")) or self.stop_reason
+        self.stop_reason = text_of(choice.get("finish_reason")) or self.stop_reason
         delta = choice.get("delta") or choice.get("message")
         if not isinstance(delta, Mapping):
             return ""
         self.chosen = True
-        for call in _mappings(delta.get("tool_calls")):
+        for call in mappings(delta.get("tool_calls")):
             self._call(call)
         # A refusal takes the place of the content; to the reader it is the answer.
         return _content(delta.get("content")) + _content(delta.get("refusal"))
 
     def _call(self, delta: Mapping[str, Any]) -> None:
-        function = delta.get("function")
-        function = function if isinstance(function, Mapping) else {}
+        function = mapping(delta.get("function"))
         index = delta.get("index")
         index = index if isinstance(index, int) else None
-        given = (_text(delta.get("id")), _text(function.get("name")), _arguments(function.get("arguments")))
+        arguments = _arguments(function.get("arguments"))
+        given = (text_of(delta.get("id")), text_of(function.get("name")), arguments)
         call = self._place(index, given[0])
         if call is None or call.followed_by_another(*given):
             if len(self.calls) > MOST_CALLS:
@@ -161,8 +121,8 @@ class ReplyBuilder:
         by_id = next((call for call in reversed(self.calls) if id_ and call.id == id_), None)
         return by_id or next(reversed(self.calls), None)
 
-    def build(self, request_id: str | None) -> ModelReply:
-        """Return the reply. `request_id` is the one of the headers, better than the one in the chunks."""
+    def build(self, model: str, request_id: str | None) -> ModelReply:
+        """Return the reply; see `Builder`."""
         return ModelReply(
             text="".join(self.text),
             calls=[self._requested(call) for call in self.calls],
@@ -180,29 +140,18 @@ class ReplyBuilder:
 def read_usage(usage: Mapping[str, Any]) -> Usage:
     """Return the token counts; what the server leaves out is 0."""
     return Usage(
-        input_tokens=_count(usage, "prompt_tokens"),
-        output_tokens=_count(usage, "completion_tokens"),
-        cached_tokens=_count(usage.get("prompt_tokens_details"), "cached_tokens"),
-        reasoning_tokens=_count(usage.get("completion_tokens_details"), "reasoning_tokens"),
+        input_tokens=count(usage, "prompt_tokens"),
+        output_tokens=count(usage, "completion_tokens"),
+        cached_tokens=count(usage.get("prompt_tokens_details"), "cached_tokens"),
+        reasoning_tokens=count(usage.get("completion_tokens_details"), "reasoning_tokens"),
     )
-
-
-def _count(counts: Any, name: str) -> int:
-    value = counts.get(name) if isinstance(counts, Mapping) else None
-    if not isinstance(value, int | float) or not value > 0:
-        return 0
-    return int(min(value, MOST_TOKENS))
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
 
 
 def _content(value: Any) -> str:
     """The text of a content: a text, or a list of parts where those of type text count."""
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return "".join(_text(part.get("text")) for part in _mappings(value))
-    return _text(value)
+        return "".join(text_of(part.get("text")) for part in mappings(value))
+    return text_of(value)
 
 
 def _arguments(value: Any) -> str:
@@ -211,7 +160,3 @@ def _arguments(value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     return json.dumps(value, ensure_ascii=False)
-
-
-def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:
-    return (item for item in value if isinstance(item, Mapping)) if isinstance(value, list) else iter(())

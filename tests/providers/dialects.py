@@ -1,0 +1,85 @@
+"""How each provider's server speaks, so that one test can be told to all of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from replay_server import named_events
+
+from thoughtgear.providers.anthropic import AnthropicProvider
+
+Called = tuple[Any, Any]
+"""The name of a call and its arguments, as text."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """`say` makes the body of a whole reply, of texts and calls, that ends for a reason in the provider's
+    words; `reasons` has them for stop, calls, a limit and a filter. `failure` is an error object inside of a
+    reply. `ends` is what stands in the last event."""
+
+    name: str
+    provider: type
+    key: str
+    address: str
+    header: str
+    say: Callable[..., bytes]
+    reasons: Sequence[str]
+    failure: Callable[[str, int], bytes]
+    parsed_at_once: bool = False
+
+    def make(self, base_url: str, **settings):
+        return self.provider("m-1", base_url=base_url, **settings)
+
+    def text(self, *pieces: Any, reason: str | None = None) -> bytes:
+        return self.say(pieces, (), self.reasons[0] if reason is None else reason)
+
+    def calls(self, *calls: Called, reason: str | None = None) -> bytes:
+        return self.say((), calls, self.reasons[1] if reason is None else reason)
+
+
+def anthropic_events(pieces: Sequence[Any], calls: Sequence[Called], reason: str | None) -> list[dict]:
+    usage = {"input_tokens": 4, "cache_read_input_tokens": 16, "output_tokens": 1}
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m-1", "content": []}
+    made: list[dict] = [
+        {"type": "message_start", "message": {**message, "stop_reason": None, "usage": usage}}
+    ]
+    made.append({"type": "ping"})
+    blocks = (
+        [({"type": "text", "text": ""}, [{"type": "text_delta", "text": p} for p in pieces])]
+        if pieces
+        else []
+    )
+    for number, (name, arguments) in enumerate(calls):
+        block = {"type": "tool_use", "id": f"toolu_{number}", "name": name, "input": {}}
+        blocks.append((block, [{"type": "input_json_delta", "partial_json": arguments}]))
+    for index, (block, deltas) in enumerate(blocks):
+        made.append({"type": "content_block_start", "index": index, "content_block": block})
+        made += [{"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas]
+        made.append({"type": "content_block_stop", "index": index})
+    if reason:
+        delta = {"stop_reason": reason, "stop_sequence": None}
+        made.append({"type": "message_delta", "delta": delta, "usage": {"output_tokens": 9}})
+        made.append({"type": "message_stop"})
+    return made
+
+
+def anthropic_says(pieces: Sequence[Any], calls: Sequence[Called], reason: str | None) -> bytes:
+    return named_events(*anthropic_events(pieces, calls, reason))
+
+
+def anthropic_fails(word: str, status: int) -> bytes:
+    return named_events({"type": "error", "error": {"type": word, "message": "SECRET"}})
+
+
+ANTHROPIC = Dialect(
+    "anthropic",
+    AnthropicProvider,
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_BASE_URL",
+    "x-api-key",
+    anthropic_says,
+    ("end_turn", "tool_use", "max_tokens", "refusal"),
+    anthropic_fails,
+)
+DIALECTS = [ANTHROPIC]
