@@ -42,7 +42,7 @@ WINDOWS = {
     f"{AFTER_COMMIT}, of the answer": (2, 0, 1, {"ok"}),
 }
 
-EVERY_DAY = ("sqlite", "files")
+EVERY_DAY = ("sqlite",)
 
 
 @pytest.fixture(

@@ -15,7 +15,10 @@ from thoughtgear.protocols import OrmAdapter
 
 
 class StoreCase:
-    """Override `open_store`; the tests get the `store` that it opens in a fresh place."""
+    """Override `open_store`; the tests get the `store` that it opens in a fresh place. `processes`: how many
+    use it at the same time."""
+
+    processes = 4
 
     @classmethod
     async def open_store(cls, place: Path) -> OrmAdapter:

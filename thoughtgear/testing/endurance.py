@@ -41,6 +41,7 @@ class AdapterEndurance(StoreCase):
 class SharedAdapterEndurance(AdapterEndurance):
     """Several processes as well. `kills`: how many writers get SIGKILL."""
 
+    processes = 8
     kills = 500
 
     async def test_processes_contend_long_for_a_run(self, store: OrmAdapter, tmp_path: Path) -> None:

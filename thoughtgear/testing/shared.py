@@ -13,12 +13,12 @@ from thoughtgear.protocols import OrmAdapter
 from thoughtgear.testing.attempts import PROMPT, RUN, adds, asks, latest_writer, prompted, take_and_add
 from thoughtgear.testing.case import StoreCase, append, assert_standing, new_run, texts_of
 from thoughtgear.testing.ownership import FOLDED
-from thoughtgear.testing.processes import PROCESSES, contend_in_processes, in_processes, killed_writer
+from thoughtgear.testing.processes import contend_in_processes, in_processes, killed_writer
 from thoughtgear.testing.races import count_up
 
 
 class SharedClauses(StoreCase):
-    """Reopening, several processes, SIGKILL. `contended_commits`: how many eight processes make together."""
+    """Reopening, several processes, SIGKILL. `contended_commits`: how many the processes make together."""
 
     contended_commits = 80
 
@@ -66,16 +66,16 @@ class SharedClauses(StoreCase):
         await other.aclose()
 
     async def test_processes_open_an_empty_store_at_once(self, tmp_path: Path) -> None:
-        """Eight processes make the same new store, and one of them creates the run."""
+        """Processes make the same new store, and one of them creates the run."""
         ended = await in_processes(type(self), tmp_path, _create)
-        assert sorted(ended) == [False] * (PROCESSES - 1) + [True]
+        assert sorted(ended) == [False] * (self.processes - 1) + [True]
 
     async def test_processes_contend_for_a_run(self, store: OrmAdapter, tmp_path: Path) -> None:
         """Of contended commits each version has one winner; the transcript is what they won, in order."""
         await contend_in_processes(type(self), store, tmp_path, self.contended_commits)
 
     async def test_processes_take_a_run_from_one_another(self, store: OrmAdapter, tmp_path: Path) -> None:
-        """Eight processes claim one run again and again: what was acknowledged to one is there once, in its
+        """Processes claim one run again and again: what was acknowledged to one is there once, in its
         order, and nothing else is."""
         await prompted(store)
         said = await in_processes(type(self), tmp_path, partial(take_and_add, count=5))
@@ -84,7 +84,7 @@ class SharedClauses(StoreCase):
         for each in said:
             assert [text for text in texts if text in each] == each
         state = await store.load_run(RUN)
-        assert state.version == 1 + PROCESSES * 5
+        assert state.version == 1 + self.processes * 5
 
     async def test_processes_read_while_one_writes(self, store: OrmAdapter, tmp_path: Path) -> None:
         """Whatever state a process loads while another one commits, all of its messages can be read, and
@@ -94,12 +94,12 @@ class SharedClauses(StoreCase):
         assert all(count > 1 for count in seen)
 
     async def test_processes_count_in_a_document(self, store: OrmAdapter, tmp_path: Path) -> None:
-        """No addition of eight processes to one document is lost."""
+        """No addition of the processes to one document is lost."""
         await store.put_document("memory", "n", b"0", tag=None)
         await in_processes(type(self), tmp_path, _count)
         found = await store.get_document("memory", "n")
         assert found is not None
-        assert int(found.value) == PROCESSES * COUNTED
+        assert int(found.value) == self.processes * COUNTED
 
     async def test_sigkill_loses_nothing_acknowledged(self, tmp_path: Path) -> None:
         """After kill -9 of a writer every commit that it reported is there, and the run goes on."""
