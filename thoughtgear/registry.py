@@ -29,6 +29,7 @@ MADE = ("sqlite", "postgresql", "postgres", "files")
 
 PROVIDERS = {
     "anthropic": "thoughtgear.providers.anthropic:AnthropicProvider",
+    "gemini": "thoughtgear.providers.gemini:GeminiProvider",
     "openai": "thoughtgear.providers.openai:OpenAIProvider",
     "scripted": "thoughtgear.providers.scripted:ScriptedProvider",
 }

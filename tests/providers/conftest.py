@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from thoughtgear import loop
 from thoughtgear.models import Message
 from thoughtgear.protocols import ModelReply, ModelRequest
 
@@ -40,3 +41,9 @@ def ask():
         return await provider.reply(request, on_text), pieces
 
     return asking
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backoff of milliseconds."""
+    monkeypatch.setattr(loop, "RETRY_FIRST", 0.001)

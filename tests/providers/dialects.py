@@ -1,12 +1,15 @@
 """How each provider's server speaks, so that one test can be told to all of them."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from replay_server import named_events
+from replay_server import events, named_events
 
 from thoughtgear.providers.anthropic import AnthropicProvider
+from thoughtgear.providers.gemini import GeminiProvider
+from thoughtgear.providers.openai import OpenAIProvider
 
 Called = tuple[Any, Any]
 """The name of a call and its arguments, as text."""
@@ -82,4 +85,79 @@ ANTHROPIC = Dialect(
     ("end_turn", "tool_use", "max_tokens", "refusal"),
     anthropic_fails,
 )
-DIALECTS = [ANTHROPIC]
+
+
+def gemini_chunk(*parts: Any, reason: str | None = None, **more: Any) -> dict:
+    candidate: dict = {"content": {"parts": list(parts), "role": "model"}, "index": 0}
+    if reason:
+        candidate["finishReason"] = reason
+    return {"candidates": [candidate], "modelVersion": "m-1", "responseId": "answer_1", **more}
+
+
+def gemini_says(pieces: Sequence[Any], calls: Sequence[Called], reason: str | None) -> bytes:
+    made = [gemini_chunk({"text": piece}) for piece in pieces]
+    made += [
+        gemini_chunk({"functionCall": {"name": name, "args": loaded(arguments)}}) for name, arguments in calls
+    ]
+    if reason:
+        counts = {"promptTokenCount": 20, "candidatesTokenCount": 5, "thoughtsTokenCount": 4}
+        made.append(gemini_chunk(reason=reason, usageMetadata={**counts, "cachedContentTokenCount": 16}))
+    return events(*map(json.dumps, made))
+
+
+def loaded(arguments: Any) -> Any:
+    """Arguments as a server sends them that has parsed them: what is no JSON stays a text."""
+    try:
+        return json.loads(arguments)
+    except (TypeError, ValueError):
+        return arguments
+
+
+def gemini_fails(word: str, status: int) -> bytes:
+    return events({"error": {"code": status, "message": "SECRET", "status": word}})
+
+
+GEMINI = Dialect(
+    "gemini",
+    GeminiProvider,
+    "GEMINI_API_KEY",
+    "GEMINI_BASE_URL",
+    "x-goog-api-key",
+    gemini_says,
+    ("STOP", "STOP", "MAX_TOKENS", "SAFETY"),
+    gemini_fails,
+    parsed_at_once=True,
+)
+
+
+def openai_says(pieces: Sequence[Any], calls: Sequence[Called], reason: str | None) -> bytes:
+    deltas: list[dict] = [{"content": piece} for piece in pieces]
+    for index, (name, arguments) in enumerate(calls):
+        function = {"name": name, "arguments": arguments}
+        deltas.append({"tool_calls": [{"index": index, "id": f"c{index}", "function": function}]})
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m-1"}
+    made = [{**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    if reason:
+        made.append({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+        details = {"prompt_tokens_details": {"cached_tokens": 16}}
+        made.append(
+            {**head, "choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 9, **details}}
+        )
+    return events(*map(json.dumps, made), *(["[DONE]"] if reason else []))
+
+
+def openai_fails(word: str, status: int) -> bytes:
+    return events({"error": {"message": "SECRET", "type": word, "code": status}})
+
+
+OPENAI = Dialect(
+    "openai",
+    OpenAIProvider,
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "authorization",
+    openai_says,
+    ("stop", "tool_calls", "length", "content_filter"),
+    openai_fails,
+)
+DIALECTS = [ANTHROPIC, GEMINI]

@@ -94,4 +94,4 @@ def stream(*pieces: bytes, whole: bool = True, hang: bool = False) -> Answer:
 def events(*chunks: dict | str) -> bytes:
     """Chunks as server-sent events."""
     texts = [chunk if isinstance(chunk, str) else json.dumps(chunk, ensure_ascii=False) for chunk in chunks]
-    return "".join(f"data: {text}\n\n" for text in texts).encode()
+    return "".join(f"data: {text}\n\n" for text in texts).encode(errors="surrogatepass")

@@ -12,16 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from replay_server import STREAM_HEAD, Answer, events, plain, replay, stream
+from replay_server import STREAM_HEAD, events, plain, stream
+from story import Story
 
-from thoughtgear import loop
-from thoughtgear.handler import PromptHandler
-from thoughtgear.loop import Limits
-from thoughtgear.models import Message, RunState
 from thoughtgear.providers.openai import OpenAIProvider
 from thoughtgear.providers.pieces import MOST_TOKENS
 from thoughtgear.replies import NAME_LETTERS
-from thoughtgear.tools import tool
 
 MB = 1024 * 1024
 NULL = None
@@ -49,48 +45,9 @@ INVALID = "Invalid arguments for look"
 DEEP = "[" * 100_000 + "]" * 100_000
 
 
-class Story:
-    """A server that gives one answer after the other, the last one for ever, and a handler that asks it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.db = f"sqlite:///{folder}/runs.db"
-        self.looked: list[str] = []
-        self.asked = 0
-
-    async def run(self, *answers: Answer, **limits: Any) -> tuple[RunState, list[Message]]:
-        @tool
-        def look(path: str = "nothing") -> str:
-            """Look at a file."""
-            self.looked.append(path)
-            return "seen"
-
-        async def answer(reader: Any, writer: Any) -> None:
-            self.asked += 1
-            await answers[min(self.asked, len(answers)) - 1](reader, writer)
-
-        async with replay(answer) as server:
-            model = OpenAIProvider("m", base_url=server.base_url)
-            settings = Limits(**{"lost_replies": 2, **limits})
-            async with PromptHandler(tools=[look], model=model, db=self.db, limits=settings) as handler:
-                state = await handler.handle_prompt("Hello")
-                history = await handler.history(state.run_id)
-        assert [message.seq for message in history] == list(range(state.message_count))
-        asked = [call.id for message in history for call in message.tool_calls]
-        given = [message.tool_result.call_id for message in history if message.tool_result]
-        assert sorted(asked) == sorted(given)
-        assert len(state.model_dump_json()) < 100_000
-        return state, history
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backoff of milliseconds."""
-    monkeypatch.setattr(loop, "RETRY_FIRST", 0.001)
-
-
 @pytest.fixture
 def story(tmp_path: Path, quick: None) -> Story:
-    return Story(tmp_path)
+    return Story(tmp_path, lambda url: OpenAIProvider("m", base_url=url))
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,9 @@ class Builder(Protocol):
 
     `kind` is what an answer is called, `limit` the option that bounds one. `started` once something was of a
     reply, `finished` once the server said why it stopped: then the reply is whole. `over` once nothing more
-    is to come. `filtered`, `cut`, `announces_calls`: it was stopped by a content filter, it reached a limit
-    of tokens, it ends in order to call. `empty`: it says nothing at all. `parts` counts what it is made of.
+    is to come. `filtered`, `cut`, `broken`: it was stopped by a content filter, it reached a limit of tokens,
+    it ended for a call that it doesn't hold. `empty`: it says nothing at all. `parts` counts what it is made
+    of.
     """
 
     kind: ClassVar[str]
@@ -51,7 +52,7 @@ class Builder(Protocol):
     @property
     def cut(self) -> bool: ...
     @property
-    def announces_calls(self) -> bool: ...
+    def broken(self) -> bool: ...
     @property
     def parts(self) -> int: ...
 
@@ -98,7 +99,7 @@ class Answer:
             raise self._rejected("the provider's content filter stopped the reply")
         if self.builder.cut and self.builder.empty:
             raise self._rejected("the reply reached its limit of tokens before it said anything; allow more")
-        if self.builder.announces_calls and self.builder.empty:
+        if self.builder.broken:
             raise self._lost("the reply announces a call and holds none")
 
     async def _stream(self) -> None:

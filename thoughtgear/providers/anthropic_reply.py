@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -11,7 +10,7 @@ from thoughtgear.models import Usage
 from thoughtgear.protocols import ModelReply
 from thoughtgear.providers.answers import MOST_CALLS
 from thoughtgear.providers.partial_reply import Part, PartialReply
-from thoughtgear.providers.pieces import count, mapping, mappings, text_of
+from thoughtgear.providers.pieces import count, json_text, mapping, mappings, text_of
 
 STOP_REASONS = {
     "end_turn": "stop",
@@ -81,7 +80,7 @@ class MessageBuilder(PartialReply):
         if kind == "tool_use":
             part.name = text_of(block.get("name"))
             if block.get("input"):
-                part.arguments.add(json.dumps(block["input"], ensure_ascii=False))
+                part.arguments.add(json_text(block["input"]))
         elif kind in REASONING:
             part.own = dict(block)
         elif kind != "text":

@@ -41,8 +41,13 @@ class Progress:
         return self.stop_reason == "length"
 
     @property
-    def announces_calls(self) -> bool:
-        return self.stop_reason in ("tool_calls", "function_call")
+    def empty(self) -> bool:
+        """Whether the reply says nothing at all."""
+        raise NotImplementedError
+
+    @property
+    def broken(self) -> bool:
+        return self.empty and self.stop_reason in ("tool_calls", "function_call")
 
 
 @dataclass

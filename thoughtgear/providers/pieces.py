@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 MOST_TOKENS = 2**53 - 1
 """What a count can be; a larger number, which not every store and language can hold, is cut to it."""
 
+_LONE = re.compile(r"[\ud800-\udfff]")
 _MARKS = re.compile(r'\\(?:.|$)|["{}]', re.DOTALL)
 
 
@@ -59,6 +61,12 @@ def count(counts: Any, name: str) -> int:
 def text_of(value: Any) -> str:
     """Return a text; nothing for what is none."""
     return value if isinstance(value, str) else ""
+
+
+def json_text(value: Any) -> str:
+    """Return the JSON of what was read from JSON. A lone surrogate stays the escape that it was."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isascii() or _LONE.search(text) is None else json.dumps(value)
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

@@ -1,0 +1,129 @@
+"""A transcript that one provider wrote is sent to another: the provider may change in the middle of a run."""
+
+import json
+from itertools import permutations, product
+
+import pytest
+from anthropic.types.message_create_params import MessageCreateParamsStreaming
+from conversations import CONVERSATION, asked, listed, turn, user
+from dialects import DIALECTS, OPENAI
+from google.genai import types
+from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
+from pydantic import TypeAdapter
+from replay_server import replay, stream
+
+from thoughtgear.handler import PromptHandler
+from thoughtgear.models import Message, Native, ReplyPart
+from thoughtgear.providers import anthropic_request, gemini_request, openai_request
+from thoughtgear.tools import tool
+
+OPENAI_TYPE = TypeAdapter(CompletionCreateParamsStreaming)
+ANTHROPIC_TYPE = TypeAdapter(MessageCreateParamsStreaming)
+MARK = "c2VjcmV0"
+NATIVE = {
+    "openai": None,
+    "anthropic": [
+        ReplyPart(own={"type": "thinking", "thinking": "Hm.", "signature": MARK}),
+        ReplyPart(letters=5),
+        ReplyPart(call=0),
+    ],
+    "gemini": [ReplyPart(letters=5), ReplyPart(call=0, own={"thoughtSignature": MARK, "id": f"fc_{MARK}"})],
+}
+
+
+def check_openai(body: dict) -> None:
+    assert listed(OPENAI_TYPE.validate_python(body)) == body
+    calls = [call["id"] for message in body["messages"] for call in message.get("tool_calls", [])]
+    results = [message["tool_call_id"] for message in body["messages"] if message["role"] == "tool"]
+    assert sorted(calls) == sorted(results)
+
+
+def check_anthropic(body: dict) -> None:
+    assert listed(ANTHROPIC_TYPE.validate_python(body)) == body
+    assert all(
+        one["role"] != other["role"]
+        for one, other in zip(body["messages"], body["messages"][1:], strict=False)
+    )
+    blocks = [block for message in body["messages"] for block in message["content"]]
+    calls = [block["id"] for block in blocks if block["type"] == "tool_use"]
+    assert calls == [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
+
+
+def check_gemini(body: dict) -> None:
+    for content, following in zip(body["contents"], [*body["contents"][1:], {"parts": []}], strict=True):
+        made = types.Content.model_validate_json(json.dumps(content))
+        assert json.loads(made.model_dump_json(by_alias=True, exclude_none=True)) == content
+        calls = [part["functionCall"]["name"] for part in content["parts"] if "functionCall" in part]
+        given = [
+            part["functionResponse"]["name"] for part in following["parts"] if "functionResponse" in part
+        ]
+        assert calls == given
+
+
+READERS = {
+    "openai": (openai_request.encode_request, check_openai),
+    "anthropic": (anthropic_request.encode_request, check_anthropic),
+    "gemini": (gemini_request.encode_request, check_gemini),
+}
+
+
+def written(provider: str) -> list[Message]:
+    """A conversation with calls, failures and attachments whose last turn this provider began."""
+    parts = NATIVE[provider]
+    native = Native(provider=provider, model="gemini-3-m", parts=parts) if parts else None
+    return [*CONVERSATION, *turn(5, {"path": "e"}, '{"path": ', text="Look:", native=native)]
+
+
+@pytest.mark.parametrize(("writer", "reader"), [*product(NATIVE, READERS)])
+def test_a_transcript_of_one_is_sent_to_another(writer, reader):
+    """The official types of the reader validate what another wrote: texts, calls and results are all there,
+    and belong together; what the writer alone can read goes to nobody else, and all of it to the writer."""
+    encode, check = READERS[reader]
+    messages = written(writer)
+    if reader == "openai":  # which takes no PDF
+        messages = [user("Look."), *messages[1:]]
+    body = json.loads(encode("gemini-3-m", asked(*messages)))
+    check(body)
+    text = json.dumps(body)
+    assert (MARK in text) == (writer == reader and NATIVE[writer] is not None)
+    assert all(said in text for said in ("I look.", "Done.", "result 1.2", "no such file", "Well?", "Look:"))
+    assert text.count("result 5.") == 2
+
+
+@pytest.mark.parametrize(("first", "second"), [*permutations([OPENAI, *DIALECTS], 2)], ids=lambda d: d.name)
+async def test_a_session_goes_on_with_another_provider(tmp_path, first, second):
+    """Over HTTP and from a store: one provider calls a tool and answers, another gets the whole conversation
+    with its next prompt, and answers."""
+
+    @tool
+    def look(path: str) -> str:
+        """Look at a file."""
+        return f"seen {path}"
+
+    async def ask(dialect, *bodies: bytes):
+        answers = iter(bodies)
+
+        async def answer(reader, writer) -> None:
+            await stream(next(answers))(reader, writer)
+
+        async with replay(answer) as server:
+            model = dialect.make(server.base_url)
+            async with PromptHandler(tools=[look], model=model, db=f"sqlite:///{tmp_path}/r.db") as handler:
+                state = await handler.handle_prompt(f"Hello {dialect.name}", session_id="s")
+            await model.aclose()
+        return state, json.dumps(server.bodies[-1])
+
+    call = first.calls(("look", '{"path": "a.txt"}'))
+    state, _ = await ask(first, call, first.text("The first is done."))
+    assert (state.status, state.output) == ("done", "The first is done.")
+    state, sent = await ask(second, second.text("So is the second."))
+    assert (state.status, state.output) == ("done", "So is the second.")
+    wanted = (
+        f"Hello {first.name}",
+        "look",
+        "a.txt",
+        "seen a.txt",
+        "The first is done.",
+        f"Hello {second.name}",
+    )
+    assert all(text in sent for text in wanted)
