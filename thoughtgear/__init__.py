@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from thoughtgear.callbacks import Callbacks as Callbacks
     from thoughtgear.client import RunClient as RunClient
     from thoughtgear.errors import OutcomeUnknownError as OutcomeUnknownError
+    from thoughtgear.executors.lambda_ import LambdaExecutor as LambdaExecutor
+    from thoughtgear.executors.lambda_handler import make_lambda_handler as make_lambda_handler
     from thoughtgear.executors.local import LocalExecutor as LocalExecutor
     from thoughtgear.executors.temporal import TemporalExecutor as TemporalExecutor
     from thoughtgear.handler import PromptHandler as PromptHandler
@@ -32,6 +34,7 @@ _WHERE = {
     "Callbacks": "callbacks",
     "File": "prompts",
     "Done": "outcomes",
+    "LambdaExecutor": "executors.lambda_",
     "Limits": "loop",
     "LocalExecutor": "executors.local",
     "Message": "models",
@@ -45,6 +48,7 @@ _WHERE = {
     "ToolContext": "tools",
     "Void": "outcomes",
     "build_worker": "worker",
+    "make_lambda_handler": "executors.lambda_handler",
     "memory_tools": "notes",
     "tool": "tools",
 }

@@ -247,7 +247,8 @@ class RunWriter:
     def _next_claim(self, release: bool) -> Claim:
         epoch = self._epoch if self._holding else self._epoch + 1
         if release:
-            return Claim(epoch=epoch, driver=self._attempt.driver)
+            last = "" if self._attempt.epoch is None else self._attempt.scope
+            return Claim(epoch=epoch, driver=self._attempt.driver, last=last)
         deadline = time.time() + self._attempt.hold
         return Claim(epoch=epoch, owner=self._owner, driver=self._attempt.driver, deadline=deadline)
 

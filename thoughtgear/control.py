@@ -69,6 +69,16 @@ async def release(agent: Agent, run_id: str, scope: str) -> None:
             await writer.commit(unchanged, release=True)
 
 
+async def pass_on(agent: Agent, run_id: str, attempt: Attempt) -> None:
+    """End a turn that had nothing to do: a claim that is given back with the same commit. Raises
+    `SupersededError` where the run is over, or no longer at the epoch of the attempt."""
+    state = await agent.store.load_run(run_id)
+    if state.over or state.claim.epoch != attempt.epoch:
+        raise SupersededError
+    writer = RunWriter(agent.store, state, attempt, agent.transcripts.appended)
+    await writer.commit(unchanged, release=True)
+
+
 async def settle(agent: Agent, run_id: str, call_id: str, outcome: Outcome) -> RunState:
     """Put a person's decision about a call into the run's inbox. The first one counts.
 

@@ -245,6 +245,11 @@ class PromptHandler:
         attempts. Nothing else changes."""
         await control.release(self._agent, check_run_id(run_id), scope)
 
+    async def pass_on(self, run_id: str, attempt: Attempt) -> None:
+        """Use up a turn without an iteration: for a driver that invokes and has to wait. Raises
+        `SupersededError` where somebody else has taken it."""
+        await control.pass_on(self._agent, check_run_id(run_id), attempt)
+
     async def close_run(
         self, run_id: str, status: Literal["failed", "cancelled"], error: RunError | None = None, by: str = ""
     ) -> RunState:

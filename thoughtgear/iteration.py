@@ -47,6 +47,8 @@ async def run_iteration(agent: Agent, run_id: str, iteration: int, attempt: Atte
     state, contact = await _newest(agent, run_id, attempt)
     if state.version < attempt.version:
         raise StateRegressionError
+    if not state.over and attempt.epoch not in (None, state.claim.epoch):
+        raise SupersededError
     if state.over or state.iteration != iteration - 1:
         return standing(state)
     if state.status == "waiting" and state.unsettled and not state.cancel_requested:

@@ -161,12 +161,14 @@ class InboxItem(Record):
 
 class Claim(Record):
     """Who is at work on the run. The epoch is safety: a newer one fences older ones. The deadline (Unix
-    seconds) is liveness: while it lies ahead, a duplicate delivery does nothing."""
+    seconds) is liveness: while it lies ahead, a duplicate delivery does nothing. `last` is the scope that
+    gave the claim back, of a driver that invokes: that delivery, come again, goes on with the chain."""
 
     epoch: int = 0
     owner: str = ""
     driver: str = ""
     deadline: float = 0.0
+    last: str = ""
 
     def live(self) -> bool:
         return bool(self.owner) and self.deadline > time.time()

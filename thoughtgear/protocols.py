@@ -255,7 +255,8 @@ class Attempt:
     attempt can be under way, so that the claim may wait for the first commit. `keep_claim`: the driver
     runs the next iteration, too. `version` is the last one that the driver saw acknowledged; `acknowledged`
     is told every newer one. `watch` is the seconds between two looks at the store during a long step,
-    `hold` how long the claim keeps others off after its last commit; a long step renews it.
+    `hold` how long the claim keeps others off after its last commit; a long step renews it. `epoch` is the
+    claim's at which this attempt may begin (None: any); at another one it is superseded.
     """
 
     driver: str = "direct"
@@ -267,6 +268,7 @@ class Attempt:
     acknowledged: Callable[[int], None] | None = None
     watch: float = 1.0
     hold: float = 30.0
+    epoch: int | None = None
 
 
 @runtime_checkable

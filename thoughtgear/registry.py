@@ -37,6 +37,7 @@ PROVIDERS = {
 
 EXECUTORS = {
     "local": "thoughtgear.executors.local:LocalExecutor",
+    "lambda": "thoughtgear.executors.lambda_:from_environment",
     "temporal": "thoughtgear.executors.temporal:TemporalExecutor",
 }
 

@@ -15,6 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from thoughtgear.client import ClientSource, connect, workflow_id_for
 from thoughtgear.codec import require_codec
 from thoughtgear.errors import CodecError, ConfigurationError, ExecutorUnavailableError, RunNotFoundError
+from thoughtgear.executors.reach import check_reach
 from thoughtgear.models import RunError
 from thoughtgear.payloads import TASK_QUEUE, WORKFLOW, RunInput, sparse
 from thoughtgear.protocols import Reach
@@ -53,11 +54,7 @@ class TemporalExecutor:
         """Called by the handler that this executor is given to. Raises `ConfigurationError`."""
         if self._handler is not None and self._handler is not handler:
             raise ConfigurationError("A TemporalExecutor serves one handler; they can share the client.")
-        if handler.store.reach == "process":
-            raise ConfigurationError(
-                "TemporalExecutor needs a store that its workers can reach, and this one is in the memory of "
-                "one process; use db='sqlite:///thoughtgear.db' on one host, a database over several."
-            )
+        check_reach(handler, type(self).__name__, self.needs)
         self._handler = handler
 
     def workflow_id(self, run_id: str) -> str:
