@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Function
+from called_function import Function
 
 from thoughtgear import LambdaExecutor, Limits, LocalExecutor, PromptHandler, make_lambda_handler
 from thoughtgear.errors import (

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from conftest import Function
+from called_function import Function
 
 from thoughtgear import Done, Limits, OutcomeUnknownError, PromptHandler, tool
 from thoughtgear.errors import (
