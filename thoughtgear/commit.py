@@ -151,11 +151,14 @@ class RunWriter:
     async def check(self) -> None:
         """The last await before an effect: make sure that this attempt may go on.
 
-        Costs nothing while the last contact with the store is young. Raises `SupersededError`, or
-        `RunCancelledError` when a cancel waits in the inbox.
+        Costs nothing while the last contact with the store is young, and the claim too; one that is due is
+        renewed, so that nobody may take the run over while the effect is under way. Raises
+        `SupersededError`, or `RunCancelledError` when a cancel waits in the inbox.
         """
         for _ in range(MOST_LOOKS):
-            if time.monotonic() - self._contact > FRESH_SECONDS:
+            if self._holding and self._due:
+                await self._renew()
+            elif time.monotonic() - self._contact > FRESH_SECONDS:
                 await self._look()
         if self.state.cancel_requested:
             raise RunCancelledError
@@ -177,9 +180,14 @@ class RunWriter:
         """Commit the claim anew before it runs out; not after a commit that gave it back, for which this
         waited. That commit may have ended the run."""
         async with self._lock:
-            soon = time.time() + self._attempt.hold * 2 / 3
-            if not self._released and self.state.claim.deadline < soon:
+            if not self._released and self._due:
                 await self._commit_whole(_start, release=False)
+
+    @property
+    def _due(self) -> bool:
+        """Whether a third of the claim's time is over: the watch renews it then, a process that stood still
+        before it goes on."""
+        return self.state.claim.deadline < time.time() + self._attempt.hold * 2 / 3
 
     async def _look(self) -> None:
         async with self._lock:

@@ -178,8 +178,8 @@ GUARDS = (
     Guard(
         "the look at the store before an effect",
         "commit.py",
-        "            if time.monotonic() - self._contact > FRESH_SECONDS:\n                await self._look()\n",
-        "            pass\n",
+        "            elif time.monotonic() - self._contact > FRESH_SECONDS:\n                await self._look()\n",
+        "",
         ("tests/loop/test_commit.py::test_holder_is_superseded_before_an_effect",),
     ),
     Guard(

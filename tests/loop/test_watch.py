@@ -177,6 +177,39 @@ def results_of(history: Sequence[Message]) -> list[ToolResult]:
     return [message.tool_result for message in history if message.tool_result]
 
 
+async def test_a_claim_that_ran_out_is_renewed_before_an_effect(
+    store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A holder whose claim is over when it is about to act renews it first, once; else a check commits
+    nothing."""
+    writer = writer_for(store, await prompted(store._inner))
+    await writer.claim()
+    await writer.check()
+    before = await store.load_run(RUN)
+    later = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + 60)
+    monkeypatch.setattr(commit, "time", later)  # as after a freeze right before the commit
+    await writer.check()
+    await writer.check()
+    after = await store.load_run(RUN)
+    assert before.version == 2
+    assert (after.version, after.claim.epoch) == (3, before.claim.epoch)
+    assert after.claim.deadline > later.time()
+
+
+async def test_a_claim_that_was_taken_over_is_not_renewed(
+    store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A holder whose claim is over, and taken, is superseded when it is about to act."""
+    writer = writer_for(store, await prompted(store._inner))
+    await writer.claim()
+    taken = await (await latest_writer(store)).commit(answers("theirs"))
+    later = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + 60)
+    monkeypatch.setattr(commit, "time", later)
+    with pytest.raises(SupersededError):
+        await writer.check()
+    assert (await store.load_run(RUN)).version == taken.version
+
+
 class Stubborn(ScriptedProvider):
     """A model that takes its time to be cancelled."""
 

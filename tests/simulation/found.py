@@ -20,4 +20,7 @@ FOUND = {
     "fail-queue#17447@43:lose,45:stop,60:away~0.3,61:stop": (
         "A call that a stopped worker had noted as started, and not begun, was unknown."
     ),
+    "small-local@19:freeze~45,22:again": (
+        "A worker that thawed in its commit went on under a claim that was over: two bought the next reply."
+    ),
 }

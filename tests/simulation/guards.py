@@ -139,7 +139,7 @@ GUARDS = [
         "commit:RunWriter._acknowledge",
         "self._contact = asked",
         "self._contact = time.monotonic()",
-        "retry-queue#27@18:freeze~70",
+        "cancel-queue@16:freeze~5",
     ),
     Guard(
         "the check sees a cancel",
@@ -154,6 +154,13 @@ GUARDS = [
         "await uninterrupted(self._commit(change, release, nonce))",
         "pass",
         "small-queue@23:stop",
+    ),
+    Guard(
+        "a claim that is over is renewed before an effect",
+        "commit:RunWriter.check",
+        "if self._holding and self._due:",
+        "if False:",
+        "small-local@19:freeze~45,22:again",
     ),
     Guard(
         "a commit is done that waits for its turn when it is cancelled",
@@ -174,7 +181,7 @@ GUARDS = [
         "commit:RunWriter.watch",
         "await self._renew()",
         "pass",
-        "bank-queue#198@13:again,25:slow~11,122:freeze~33",
+        "small-local@16:slow~25,17:again",
     ),
     Guard(
         "a run that is over is not run",
