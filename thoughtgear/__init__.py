@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from thoughtgear.executors.lambda_ import LambdaExecutor as LambdaExecutor
     from thoughtgear.executors.lambda_handler import make_lambda_handler as make_lambda_handler
     from thoughtgear.executors.local import LocalExecutor as LocalExecutor
+    from thoughtgear.executors.sqs import SqsExecutor as SqsExecutor
+    from thoughtgear.executors.sqs_worker import SqsWorker as SqsWorker
     from thoughtgear.executors.temporal import TemporalExecutor as TemporalExecutor
     from thoughtgear.handler import PromptHandler as PromptHandler
     from thoughtgear.loop import Limits as Limits
@@ -42,6 +44,8 @@ _WHERE = {
     "PromptHandler": "handler",
     "RunClient": "client",
     "RunState": "models",
+    "SqsExecutor": "executors.sqs",
+    "SqsWorker": "executors.sqs_worker",
     "TemporalExecutor": "executors.temporal",
     "ThoughtgearPlugin": "worker",
     "Tool": "tools",

@@ -38,6 +38,7 @@ PROVIDERS = {
 EXECUTORS = {
     "local": "thoughtgear.executors.local:LocalExecutor",
     "lambda": "thoughtgear.executors.lambda_:from_environment",
+    "sqs": "thoughtgear.executors.sqs:from_environment",
     "temporal": "thoughtgear.executors.temporal:TemporalExecutor",
 }
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError
 from thoughtgear.executors.aws import ask, aws_client
 from thoughtgear.executors.reach import check_reach
-from thoughtgear.executors.turns import CLAIM_SECONDS, Turn, turn_of
+from thoughtgear.executors.turns import CLAIM_SECONDS, Turn, event_of, turn_of
 from thoughtgear.protocols import Reach
 
 if TYPE_CHECKING:
@@ -116,15 +116,3 @@ def from_environment() -> LambdaExecutor:
     if not name:
         raise ConfigurationError('executor="lambda" needs THOUGHTGEAR_LAMBDA_FUNCTION, a name or an ARN.')
     return LambdaExecutor.from_boto3(name)
-
-
-def event_of(turn: Turn) -> dict[str, Any]:
-    """Return the event of a turn, without what says nothing."""
-    event: dict[str, Any] = {"action": "continue", "runId": turn.run_id}
-    if turn.epoch is not None:
-        event["epoch"] = turn.epoch
-    if turn.failures:
-        event["failures"] = turn.failures
-    if turn.not_before:
-        event["notBefore"] = round(turn.not_before, 3)
-    return event

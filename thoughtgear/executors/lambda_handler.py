@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from thoughtgear.errors import ConfigurationError
-from thoughtgear.executors.lambda_events import ContinueEvent, StartEvent, read_event
+from thoughtgear.executors.events import ContinueEvent, StartEvent, read_event
 from thoughtgear.executors.turns import CLAIM_SECONDS, Delivery, Turn, take
 from thoughtgear.ids import check_run_id
 

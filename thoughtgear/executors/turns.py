@@ -62,10 +62,12 @@ class Turn:
 
 @dataclass(frozen=True)
 class Taken:
-    """How a turn ended: with the next one, or with the end of this chain and its reason."""
+    """How a turn ended: with the next one, or with the end of this chain and its reason. `dead`: it was the
+    last delivery, whose run was ended instead."""
 
     next: Turn | None
     reason: str = ""
+    dead: bool = False
 
 
 async def turn_of(handler: PromptHandler, run_id: str) -> Turn | None:
@@ -79,13 +81,27 @@ class Delivery:
     """An event or message as it was delivered: when it comes again it has the same `name`.
 
     `driver` is the executor's name. An iteration is cut off after `seconds`; `hold` is how long the run of a
-    process that died stays untouched by others.
+    process that died stays untouched by others. `last`: it will not come again, and those before have failed;
+    a run that still is at this turn is ended as failed.
     """
 
     driver: str
     name: str
     seconds: float | None = None
     hold: float = CLAIM_SECONDS
+    last: bool = False
+
+
+def event_of(turn: Turn) -> dict[str, Any]:
+    """Return the event of a turn, without what says nothing."""
+    event: dict[str, Any] = {"action": "continue", "runId": turn.run_id}
+    if turn.epoch is not None:
+        event["epoch"] = turn.epoch
+    if turn.failures:
+        event["failures"] = turn.failures
+    if turn.not_before:
+        event["notBefore"] = round(turn.not_before, 3)
+    return event
 
 
 async def take(handler: PromptHandler, turn: Turn, delivery: Delivery) -> Taken:
@@ -125,6 +141,8 @@ class _Taking:
             return Taken(None, "another delivery has this turn")
         if right == "sent":
             return self._follow(state.claim.epoch, self._turn.failures)
+        if self._delivery.last:
+            return await self._bury()
         given = self._delivery
         attempt = Attempt(driver=given.driver, scope=given.name, hold=given.hold, epoch=state.claim.epoch)
         if self._turn.seconds:
@@ -209,6 +227,11 @@ class _Taking:
         )
         log.error("the run fails: %s", text, extra=self._extra)
         return await self._close(RunError(type="IterationCutOffError", message=text))
+
+    async def _bury(self) -> Taken:
+        text = "The workers of this iteration died again and again; its message is in the dead-letter queue."
+        log.error("the run fails: %s", text, extra=self._extra)
+        return replace(await self._close(RunError(type="PoisonMessageError", message=text)), dead=True)
 
     async def _close(self, error: RunError) -> Taken:
         by = f"{self._delivery.driver}-{self._delivery.name}"

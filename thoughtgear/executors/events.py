@@ -1,4 +1,4 @@
-"""What a Lambda function is sent: checked, and turned into what the handler is given."""
+"""What a function or a worker is sent: checked, and turned into what the handler is given."""
 
 from __future__ import annotations
 

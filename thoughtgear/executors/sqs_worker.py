@@ -1,0 +1,322 @@
+"""The worker of an SQS queue: it takes messages, runs one iteration for each, and sends the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from thoughtgear.errors import (
+    ConfigurationError,
+    ExecutorUnavailableError,
+    InvalidInputError,
+    RunBusyError,
+    RunNotFoundError,
+    StoreError,
+    ThoughtgearError,
+)
+from thoughtgear.executors.aws import ask
+from thoughtgear.executors.events import ContinueEvent, read_event
+from thoughtgear.executors.sqs import SqsExecutor
+from thoughtgear.executors.turns import Delivery, Taken, Turn, take
+from thoughtgear.ids import check_run_id
+from thoughtgear.logs import loggable
+from thoughtgear.loop import retry_delay
+
+if TYPE_CHECKING:
+    from thoughtgear.handler import PromptHandler
+
+BATCH = 10
+"""Messages that SQS hands out at once, at the most."""
+
+LOOK_SECONDS = 2.0
+"""Seconds between two looks at a run that is waited for."""
+
+ELSEWHERE_SECONDS = 30
+"""Until a message comes again whose handler this worker lacks: another one may have it, in a deploy."""
+
+log = logging.getLogger("thoughtgear")
+
+
+@dataclass(frozen=True)
+class _Message:
+    receipt: str
+    name: str
+    count: int
+    turn: Turn
+    handler: PromptHandler
+
+
+class SqsWorker:
+    """Drives the runs of handlers with an `SqsExecutor` of one queue.
+
+    `concurrency` iterations run at once. A message is kept from other workers for `visibility` seconds, again
+    and again as long as it is worked on; so a worker that dies is noticed after as many. When the worker is
+    stopped its iterations have `grace` seconds to end by themselves. `poll` is how long one request waits for
+    messages, up to 20 s.
+
+    The queue needs a dead-letter queue (`RedrivePolicy`). A message whose workers died as often as its
+    `maxReceiveCount` allows, less one, is not tried again: its run ends as failed, and SQS moves the message.
+    A message that is no run's is moved likewise. Raises `ConfigurationError`.
+    """
+
+    def __init__(
+        self,
+        handlers: PromptHandler | Sequence[PromptHandler],
+        *,
+        concurrency: int = 10,
+        visibility: int = 60,
+        grace: float = 30.0,
+        poll: int = 10,
+    ) -> None:
+        given = list(handlers) if isinstance(handlers, Sequence) else [handlers]
+        self._handlers = {handler.name: handler for handler in given}
+        self._executor = _executor_of(given)
+        if concurrency < 1 or not 2 <= visibility <= 43200 or not 0 <= poll <= 20 or grace < 0:
+            raise ConfigurationError(
+                "An SqsWorker has concurrency from 1 on, visibility from 2 to 43200 s, poll from 0 to 20 s."
+            )
+        self._concurrency, self._visibility = concurrency, visibility
+        self._grace, self._poll = grace, poll
+        self._slots = asyncio.Semaphore(concurrency)
+        self._waiting = 0
+        self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._most = 0
+
+    async def run(self, stop: asyncio.Event | None = None) -> None:
+        """Work until `stop` is set, or this is cancelled. Raises `ConfigurationError` for a queue that has no
+        dead-letter queue, and `ExecutorUnavailableError` when the queue can't be reached at the start."""
+        self._most = await self._most_receives()
+        stopped = stop or asyncio.Event()
+        receiving = asyncio.create_task(self._receive_for_ever())
+        waiting = asyncio.create_task(stopped.wait())
+        try:
+            await asyncio.wait((receiving, waiting), return_when=asyncio.FIRST_COMPLETED)
+            receiving.cancel()
+            with suppress(asyncio.CancelledError):
+                await receiving
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=self._grace)
+        finally:
+            for task in (receiving, waiting, *self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _most_receives(self) -> int:
+        answer = await self._ask("get_queue_attributes", AttributeNames=["RedrivePolicy"])
+        policy = json.loads(answer.get("Attributes", {}).get("RedrivePolicy") or "{}")
+        most = int(policy.get("maxReceiveCount", 0))
+        if most < 2:
+            raise ConfigurationError(
+                "The queue needs a dead-letter queue for messages that kill their workers: set a "
+                "RedrivePolicy with a maxReceiveCount of 2 or more (5 is a good one)."
+            )
+        return most
+
+    # --- receiving ---
+
+    async def _receive_for_ever(self) -> None:
+        failures = 0
+        while True:
+            free = await self._room()
+            try:
+                messages = await self._receive(min(free, BATCH))
+                failures = 0
+            except ExecutorUnavailableError as exc:
+                failures += 1
+                log.warning("%s Trying again.", exc)
+                await asyncio.sleep(retry_delay(failures))
+                continue
+            for message in messages:
+                task = asyncio.create_task(self._work(message))
+                self._tasks.add(task)
+                task.add_done_callback(self._ended)
+
+    async def _room(self) -> int:
+        """Return how many more messages can be worked on, once there are any. Those that wait for something
+        take up no room."""
+        while (free := self._concurrency - len(self._tasks) + self._waiting) < 1:
+            self._changed.clear()
+            await self._changed.wait()
+        return free
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._changed.set()
+
+    async def _pause(self, seconds: float) -> None:
+        self._waiting += 1
+        self._changed.set()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._waiting -= 1
+
+    async def _receive(self, most: int) -> list[dict[str, Any]]:
+        """Receive messages. A request that is under way when the worker stops is awaited: what it brings is
+        given back."""
+        asked = asyncio.create_task(
+            self._ask(
+                "receive_message",
+                MaxNumberOfMessages=most,
+                WaitTimeSeconds=self._poll,
+                VisibilityTimeout=self._visibility,
+                MessageSystemAttributeNames=["ApproximateReceiveCount"],
+            )
+        )
+        try:
+            answer = await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            with suppress(ExecutorUnavailableError):
+                for message in (await asked).get("Messages", []):
+                    await self._give_back(message["ReceiptHandle"], 0)
+            raise
+        return list(answer.get("Messages", []))
+
+    # --- one message ---
+
+    async def _work(self, received: dict[str, Any]) -> None:
+        """Use a message up, or leave it to come again."""
+        receipt = received["ReceiptHandle"]
+        try:
+            message = self._read(received)
+            async with self._kept(receipt):
+                done = await self._use(message)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._give_back(receipt, 0))
+            raise
+        except _HandlerElsewhereError as exc:
+            log.warning("%s", exc)
+            await self._give_back(receipt, ELSEWHERE_SECONDS)
+        except (InvalidInputError, RunNotFoundError) as exc:
+            log.error("a message that is no run's goes to the dead-letter queue: %s", exc)
+            await self._give_back(receipt, 0)
+        except Exception as exc:
+            log.error("a message could not be used", exc_info=loggable(exc))
+            await self._give_back(receipt, self._visibility)
+        else:
+            if done:
+                await self._delete(receipt)
+            else:
+                await self._give_back(receipt, 0)
+
+    def _read(self, received: dict[str, Any]) -> _Message:
+        """Raises `InvalidInputError`, and `_HandlerElsewhereError`."""
+        try:
+            body = json.loads(received["Body"])
+        except (ValueError, RecursionError):
+            raise InvalidInputError("Its body is no JSON.") from None
+        name = body.pop("handler", None) if isinstance(body, dict) else None
+        event = read_event(body)
+        if not isinstance(event, ContinueEvent) or not isinstance(name, str):
+            raise InvalidInputError("A message is of a run that is in the store, and names its handler.")
+        handler = self._handlers.get(name)
+        if handler is None:
+            raise _HandlerElsewhereError(f"This worker has no handler of the name {name[:100]!r}.")
+        turn = Turn(check_run_id(event.run_id), event.epoch, event.failures, event.not_before)
+        count = int(received["Attributes"]["ApproximateReceiveCount"])
+        return _Message(received["ReceiptHandle"], received["MessageId"], count, turn, handler)
+
+    async def _use(self, message: _Message) -> bool:
+        """Take the turn and send the next message; return whether this one is done with."""
+        delivery = Delivery(
+            "sqs", message.name, hold=self._executor.claim_seconds, last=message.count >= self._most
+        )
+        taken: Taken = await self._insist(message, lambda: self._take(message, delivery))
+        if taken.next is not None:
+            if self._executor.fifo:
+                await self._until_due(message.handler, taken.next)
+            executor: Any = message.handler.executor
+            await self._insist(message, lambda: executor.follow(taken.next))
+        log.info(taken.reason or "the next message is sent", extra={"run_id": message.turn.run_id})
+        return not taken.dead
+
+    async def _take(self, message: _Message, delivery: Delivery) -> Taken:
+        async with self._slots:
+            return await take(message.handler, message.turn, delivery)
+
+    async def _insist(self, message: _Message, what: Callable[[], Awaitable[Any]]) -> Any:
+        """Try again here what a while mends, and keep the message: to leave it would count against it."""
+        failures = 0
+        while True:
+            try:
+                return await what()
+            except RunBusyError as exc:
+                delay, why = LOOK_SECONDS, exc
+            except (StoreError, ExecutorUnavailableError) as exc:
+                if not exc.retryable:
+                    raise
+                failures += 1
+                delay, why = retry_delay(failures), exc  # type: ignore[assignment]
+            log.info("waiting %.1f s: %s", delay, why, extra={"run_id": message.turn.run_id})
+            await self._pause(delay)
+
+    async def _until_due(self, handler: PromptHandler, turn: Turn) -> None:
+        """Wait until a turn is due, or somebody else took it: a FIFO queue keeps no single message back, and
+        holds those that follow this one in its group."""
+        while turn.seconds:
+            await self._pause(min(turn.seconds, LOOK_SECONDS))
+            with suppress(StoreError):
+                try:
+                    state = await handler.get_run(turn.run_id)
+                except RunNotFoundError:
+                    return
+                if state.over or state.claim.epoch != turn.epoch:
+                    return
+
+    # --- the queue ---
+
+    @asynccontextmanager
+    async def _kept(self, receipt: str) -> AsyncIterator[None]:
+        """Keep a message from other workers while the context is open."""
+        keeping = asyncio.create_task(self._keep(receipt))
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeping
+
+    async def _keep(self, receipt: str) -> None:
+        while True:
+            await asyncio.sleep(self._visibility / 3)
+            await self._give_back(receipt, self._visibility)
+
+    async def _give_back(self, receipt: str, seconds: int) -> None:
+        """Have a message come again after so many seconds. Where the queue does not answer it comes when its
+        visibility ends."""
+        try:
+            await self._ask("change_message_visibility", ReceiptHandle=receipt, VisibilityTimeout=seconds)
+        except ExecutorUnavailableError as exc:
+            log.warning("a message could not be kept, or given back: %s", exc)
+
+    async def _delete(self, receipt: str) -> None:
+        """Delete a message. One that stays comes again, and finds its turn used."""
+        try:
+            await self._ask("delete_message", ReceiptHandle=receipt)
+        except ExecutorUnavailableError as exc:
+            log.warning("a message could not be deleted: %s", exc)
+
+    async def _ask(self, method: str, **parameters: Any) -> Any:
+        call = getattr(self._executor.client, method)
+        return await ask("AWS SQS", call, QueueUrl=self._executor.queue_url, **parameters)
+
+
+class _HandlerElsewhereError(ThoughtgearError):
+    """This worker does not have the message's handler."""
+
+
+def _executor_of(handlers: Sequence[PromptHandler]) -> SqsExecutor:
+    """The executor of the handlers' one queue."""
+    executors = [handler.executor for handler in handlers]
+    found = [executor for executor in executors if isinstance(executor, SqsExecutor)]
+    if not found or len(found) != len(handlers) or len({executor.queue_url for executor in found}) > 1:
+        raise ConfigurationError("SqsWorker needs handlers with executor=SqsExecutor(…), all of one queue.")
+    if len({handler.name for handler in handlers}) != len(handlers):
+        raise ConfigurationError("Two handlers of one worker have the same name; give one another name.")
+    return found[0]
