@@ -29,6 +29,7 @@ MADE = ("sqlite", "postgresql", "postgres", "files")
 
 PROVIDERS = {
     "anthropic": "thoughtgear.providers.anthropic:AnthropicProvider",
+    "bedrock": "thoughtgear.providers.bedrock:BedrockProvider",
     "gemini": "thoughtgear.providers.gemini:GeminiProvider",
     "openai": "thoughtgear.providers.openai:OpenAIProvider",
     "scripted": "thoughtgear.providers.scripted:ScriptedProvider",
@@ -47,11 +48,13 @@ EXTRAS = {
     "asyncpg": "postgres",
     "pymongo": "mongodb",
     "boto3": "s3",
+    "botocore": "s3",
+    "thoughtgear.providers.bedrock": "bedrock",
     "cryptography": "codec",
     "starlette": "codec-server",
     "uvicorn": "codec-server",
 }
-"""Module → the extra that brings it."""
+"""Module → the extra that brings it, or that brings all it needs."""
 
 NO_MODEL = "scripted:echo"
 """The model of a handler that only looks at runs, or ends them: it is never asked."""
@@ -70,6 +73,7 @@ def load(target: str) -> Any:
         extra = EXTRAS.get(exc.name or "")
         if extra is None:
             raise
+        extra = EXTRAS.get(module, extra)
         raise ConfigurationError(
             f"{exc.name} is not installed; run: pip install 'thoughtgear[{extra}]'"
         ) from exc

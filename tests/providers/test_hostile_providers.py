@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dialects import DIALECTS, Dialect
+from dialects import DIALECTS, OVER_HTTPX, Dialect
 from replay_server import STREAM_HEAD, events, stream
 from story import Story
 
@@ -98,12 +98,23 @@ LOST = {
 }
 
 
-@pytest.mark.parametrize("name", [*LOST, "cut short", "a call that is announced"])
+@pytest.mark.parametrize("name", LOST)
+@pytest.mark.parametrize("dialect", OVER_HTTPX, ids=lambda dialect: dialect.name)
+async def test_what_is_no_event_is_a_lost_reply(
+    tmp_path: Path, quick: None, dialect: Dialect, name: str
+) -> None:
+    """A reply that can't be read is asked for again."""
+    story = Story(tmp_path, dialect.make)
+    state, _ = await story.run(stream(LOST[name]), stream(dialect.text("Fine.")))
+    assert (state.status, state.output, state.lost_replies, story.asked) == ("done", "Fine.", 0, 2)
+
+
+@pytest.mark.parametrize("name", ["cut short", "a call that is announced"])
 async def test_a_lost_reply_is_bought_again_a_number_of_times(
     story: Story, dialect: Dialect, name: str
 ) -> None:
     """A reply that is none is asked for again, and then the run is done; it fails after a number of those."""
-    body = LOST.get(name) or dialect.text("half", reason="")
+    body = dialect.text("half", reason="")
     if name == "a call that is announced":
         body = dialect.say(
             (), (), "MALFORMED_FUNCTION_CALL" if dialect.name == "gemini" else dialect.reasons[1]
@@ -152,6 +163,7 @@ def mutations(value: Any, rng: random.Random) -> Any:
     return rng.choice(WRONG)
 
 
+@pytest.mark.parametrize("dialect", OVER_HTTPX, ids=lambda dialect: dialect.name)
 @pytest.mark.parametrize("seed", range(4))
 async def test_nonsense_of_wrong_types_ends_a_run(
     tmp_path: Path, quick: None, dialect: Dialect, seed: int

@@ -1,10 +1,12 @@
 """A transcript that one provider wrote is sent to another: the provider may change in the middle of a run."""
 
 import json
-from itertools import permutations, product
+from itertools import pairwise, permutations, product
 
+import boto3
 import pytest
 from anthropic.types.message_create_params import MessageCreateParamsStreaming
+from botocore.validate import ParamValidator
 from conversations import CONVERSATION, asked, listed, turn, user
 from dialects import DIALECTS, OPENAI
 from google.genai import types
@@ -14,16 +16,28 @@ from replay_server import replay, stream
 
 from thoughtgear.handler import PromptHandler
 from thoughtgear.models import Message, Native, ReplyPart
-from thoughtgear.providers import anthropic_request, gemini_request, openai_request
+from thoughtgear.protocols import ModelRequest
+from thoughtgear.providers import anthropic_request, bedrock_request, gemini_request, openai_request
 from thoughtgear.tools import tool
 
 OPENAI_TYPE = TypeAdapter(CompletionCreateParamsStreaming)
 ANTHROPIC_TYPE = TypeAdapter(MessageCreateParamsStreaming)
+SHAPE = (
+    boto3.Session(region_name="us-east-1")
+    .client("bedrock-runtime")
+    .meta.service_model.operation_model("ConverseStream")
+    .input_shape
+)
 MARK = "c2VjcmV0"
 NATIVE = {
     "openai": None,
     "anthropic": [
         ReplyPart(own={"type": "thinking", "thinking": "Hm.", "signature": MARK}),
+        ReplyPart(letters=5),
+        ReplyPart(call=0),
+    ],
+    "bedrock": [
+        ReplyPart(own={"reasoningText": {"text": "Hm.", "signature": MARK}}),
         ReplyPart(letters=5),
         ReplyPart(call=0),
     ],
@@ -40,10 +54,7 @@ def check_openai(body: dict) -> None:
 
 def check_anthropic(body: dict) -> None:
     assert listed(ANTHROPIC_TYPE.validate_python(body)) == body
-    assert all(
-        one["role"] != other["role"]
-        for one, other in zip(body["messages"], body["messages"][1:], strict=False)
-    )
+    assert all(one["role"] != other["role"] for one, other in pairwise(body["messages"]))
     blocks = [block for message in body["messages"] for block in message["content"]]
     calls = [block["id"] for block in blocks if block["type"] == "tool_use"]
     assert calls == [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
@@ -60,7 +71,23 @@ def check_gemini(body: dict) -> None:
         assert calls == given
 
 
+def check_bedrock(body: dict) -> None:
+    assert ParamValidator().validate(body, SHAPE).generate_report() == ""
+    roles = [message["role"] for message in body["messages"]]
+    assert all(one != other for one, other in pairwise(roles))
+    blocks = [block for message in body["messages"] for block in message["content"]]
+    calls = [block["toolUse"]["toolUseId"] for block in blocks if "toolUse" in block]
+    assert calls == [block["toolResult"]["toolUseId"] for block in blocks if "toolResult" in block]
+
+
+def encode_bedrock(model: str, request: ModelRequest) -> bytes:
+    arguments = bedrock_request.converse_arguments(model, request)
+    assert ParamValidator().validate(arguments, SHAPE).generate_report() == ""
+    return json.dumps(arguments, default=lambda value: "").encode()
+
+
 READERS = {
+    "bedrock": (encode_bedrock, check_bedrock),
     "openai": (openai_request.encode_request, check_openai),
     "anthropic": (anthropic_request.encode_request, check_anthropic),
     "gemini": (gemini_request.encode_request, check_gemini),

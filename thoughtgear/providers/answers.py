@@ -31,9 +31,7 @@ class Builder(Protocol):
 
     `kind` is what an answer is called, `limit` the option that bounds one. `started` once something was of a
     reply, `finished` once the server said why it stopped: then the reply is whole. `over` once nothing more
-    is to come. `filtered`, `cut`, `broken`: it was stopped by a content filter, it reached a limit of tokens,
-    it ended for a call that it doesn't hold. `empty`: it says nothing at all. `parts` counts what it is made
-    of.
+    is to come. `parts` counts what it is made of.
     """
 
     kind: ClassVar[str]
@@ -46,14 +44,6 @@ class Builder(Protocol):
     @property
     def over(self) -> bool: ...
     @property
-    def empty(self) -> bool: ...
-    @property
-    def filtered(self) -> bool: ...
-    @property
-    def cut(self) -> bool: ...
-    @property
-    def broken(self) -> bool: ...
-    @property
     def parts(self) -> int: ...
 
     def add(self, chunk: Mapping[str, Any]) -> str:
@@ -62,6 +52,10 @@ class Builder(Protocol):
 
     def add_whole(self, answer: Any) -> str:
         """Take the answer of a server that doesn't stream; return its text."""
+        ...
+
+    def check_end(self, where: str, request_id: str | None) -> None:
+        """Raise a `ModelError` for a reply that has come to its end and is no answer."""
         ...
 
     def build(self, model: str, request_id: str | None) -> ModelReply:
@@ -95,12 +89,7 @@ class Answer:
 
     def check_end(self) -> None:
         """Raise a `ModelError` for a reply that has come to its end and is no answer."""
-        if self.builder.filtered:
-            raise self._rejected("the provider's content filter stopped the reply")
-        if self.builder.cut and self.builder.empty:
-            raise self._rejected("the reply reached its limit of tokens before it said anything; allow more")
-        if self.builder.broken:
-            raise self._lost("the reply announces a call and holds none")
+        self.builder.check_end(self.where, request_id(self.response.headers))
 
     async def _stream(self) -> None:
         reader, chunks = EventReader(EVENT_BYTES), self._chunks(self.max_bytes)

@@ -12,6 +12,7 @@ from thoughtgear.providers.turns import (
     PDF,
     Call,
     Turn,
+    calls_without_reasoning,
     encoded,
     forced,
     merged,
@@ -61,7 +62,7 @@ def _options(model: str, request: ModelRequest, spoken: Sequence[Turn]) -> dict[
     budget = thinking.get("budget_tokens") if isinstance(thinking, Mapping) else None
     if isinstance(budget, int):
         options.setdefault("max_tokens", MAX_TOKENS + budget)
-        if _calls_without_reasoning(model, spoken):
+        if calls_without_reasoning(PROVIDER, model, spoken):
             # The API refuses to reason in the middle of a turn that began without: with another model.
             del options["thinking"]
     return options
@@ -71,15 +72,6 @@ def _choice(choice: str | None) -> Block | None:
     if choice is None:
         return None
     return {"type": _CHOICES[choice]} if choice in _CHOICES else {"type": "tool", "name": choice}
-
-
-def _calls_without_reasoning(model: str, spoken: Sequence[Turn]) -> bool:
-    """Whether the turn that goes on has a call by which no reasoning of this model stands."""
-    last = next((turn for turn in reversed(spoken) if not turn.by_user), None)
-    if last is None or not last.calls or spoken[-1].by_user:
-        return False
-    first = next(iter(last.pieces(PROVIDER, model)))
-    return not first[2]
 
 
 def wire_messages(model: str, spoken: Sequence[Turn], files: Mapping[str, bytes]) -> list[Block]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from thoughtgear.errors import ModelRejectedError, ModelUnavailableError
 from thoughtgear.models import Native, ReplyPart, Usage
 from thoughtgear.protocols import ModelReply, RequestedCall
 from thoughtgear.providers.pieces import JsonObject
@@ -33,21 +34,26 @@ class Progress:
         return self.stop_reason is not None
 
     @property
-    def filtered(self) -> bool:
-        return self.stop_reason == "content_filter"
-
-    @property
-    def cut(self) -> bool:
-        return self.stop_reason == "length"
-
-    @property
     def empty(self) -> bool:
         """Whether the reply says nothing at all."""
         raise NotImplementedError
 
     @property
     def broken(self) -> bool:
+        """Whether it ended for a call that it doesn't hold."""
         return self.empty and self.stop_reason in ("tool_calls", "function_call")
+
+    def check_end(self, where: str, request_id: str | None) -> None:
+        """Raise a `ModelError` for a reply that has come to its end and is no answer."""
+        if self.stop_reason == "content_filter":
+            text = f"{where}: the provider's content filter stopped the reply"
+            raise ModelRejectedError(text, request_id=request_id)
+        if self.stop_reason == "length" and self.empty:
+            text = f"{where}: the reply reached its limit of tokens before it said anything; allow more"
+            raise ModelRejectedError(text, request_id=request_id)
+        if self.broken:
+            text = f"{where}: the reply announces a call and holds none"
+            raise ModelUnavailableError(text, request_id=request_id, begun=True)
 
 
 @dataclass
@@ -86,7 +92,7 @@ class PartialReply(Progress):
             text="".join(piece for part in self.content for piece in part.texts),
             calls=[self._requested(part) for part in called],
             usage=self.usage,
-            model=self.model,
+            model=self.model or model,
             stop_reason=self.stop_reason,
             request_id=request_id or self.answer_id,
             native=self._native(model),

@@ -150,6 +150,16 @@ def wire_arguments(arguments: dict[str, Any] | str) -> str:
     return json.dumps(wire_object(arguments), ensure_ascii=False)
 
 
+def calls_without_reasoning(provider: str, model: str, spoken: Sequence[Turn]) -> bool:
+    """Whether the turn that goes on has a call by which no reasoning of this model stands: Claude can't begin
+    to reason there."""
+    last = next((turn for turn in reversed(spoken) if not turn.by_user), None)
+    if last is None or not last.calls or spoken[-1].by_user:
+        return False
+    first = next(iter(last.pieces(provider, model)))
+    return not first[2]
+
+
 def forced(request: ModelRequest, choice: Any) -> str | None:
     """Read the option `tool_choice` where it is a word: "auto", "none", "required" or a tool's name. One that
     forces a call counts until the model has called something since the last prompt: for ever, no run would
