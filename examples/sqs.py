@@ -1,7 +1,7 @@
 """The same agent driven by an SQS queue: `python examples/sqs.py "Pay invoice 1207."`
 
-`THOUGHTGEAR_SQS_QUEUE_URL` names the queue, which has a dead-letter queue. A worker may as well be a process of its
-own: `asyncio.run(SqsWorker(make_handler(executor="sqs")).run())`.
+`THOUGHTGEAR_SQS_QUEUE_URL` names the queue, which has a dead-letter queue. A worker may as well be a process
+of its own: `asyncio.run(SqsWorker(make_handler(executor="sqs")).run())`.
 """
 
 import asyncio

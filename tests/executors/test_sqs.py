@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,6 @@ from thoughtgear.registry import open_store
 
 STEPS = 4
 SECONDS = 90.0
-
-
-@pytest.fixture(scope="session")
-def sqs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqsServer]:
-    """One server for all tests; each has queues of its own in it."""
-    server = SqsServer(tmp_path_factory.mktemp("sqs"))
-    server.start()
-    yield server
-    server.kill()
 
 
 class Case:
