@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from event_stream import fault, frames
@@ -31,10 +31,11 @@ class Dialect:
     say: Callable[..., bytes]
     reasons: Sequence[str]
     failure: Callable[[str, int], bytes]
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def make(self, base_url: str, **settings):
         name = {} if self.name == "bedrock" else {"name": "m-1"}
-        return self.provider(**name, base_url=base_url, **settings)
+        return self.provider(**name, base_url=base_url, **self.settings, **settings)
 
     def text(self, *pieces: Any, reason: str | None = None) -> bytes:
         return self.say(pieces, (), self.reasons[0] if reason is None else reason)
@@ -204,5 +205,75 @@ BEDROCK = Dialect(
     ("end_turn", "tool_use", "max_tokens", "content_filtered"),
     bedrock_fails,
 )
-OVER_HTTPX = [ANTHROPIC, GEMINI]
+
+
+def responses_events(pieces: Sequence[Any], calls: Sequence[Called], reason: str | None) -> list[dict]:
+    about = {"id": "resp_1", "object": "response", "created_at": 1, "model": "m-1", "output": []}
+    about |= {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True}
+    made: list[dict] = [{"type": "response.created", "response": {**about, "status": "in_progress"}}]
+    output: list[dict] = []
+    if pieces:
+        message: dict = {"type": "message", "id": "msg_1", "role": "assistant", "status": "in_progress"}
+        made.append(
+            {"type": "response.output_item.added", "output_index": 0, "item": {**message, "content": []}}
+        )
+        at = {"output_index": 0, "content_index": 0, "item_id": "msg_1"}
+        empty = {"type": "output_text", "text": "", "annotations": []}
+        made.append({"type": "response.content_part.added", **at, "part": empty})
+        made += [{"type": "response.output_text.delta", **at, "delta": p, "logprobs": []} for p in pieces]
+        whole = {
+            "type": "output_text",
+            "text": "".join(p for p in pieces if isinstance(p, str)),
+            "annotations": [],
+        }
+        output.append({**message, "status": "completed", "content": [whole]})
+        made.append({"type": "response.output_item.done", "output_index": 0, "item": output[0]})
+    for index, (name, arguments) in enumerate(calls, start=len(output)):
+        item = {"type": "function_call", "id": f"fc_{index}", "call_id": f"call_{index}", "name": name}
+        at = {"output_index": index, "item_id": f"fc_{index}"}
+        opened = {**item, "arguments": "", "status": "in_progress"}
+        made.append({"type": "response.output_item.added", "output_index": index, "item": opened})
+        made.append({"type": "response.function_call_arguments.delta", **at, "delta": arguments})
+        output.append({**item, "arguments": arguments, "status": "completed"})
+        made.append({"type": "response.output_item.done", "output_index": index, "item": output[-1]})
+    if reason:
+        usage = {"input_tokens": 20, "output_tokens": 9, "total_tokens": 29}
+        usage |= {
+            "input_tokens_details": {"cached_tokens": 16},
+            "output_tokens_details": {"reasoning_tokens": 4},
+        }
+        incomplete = reason != "completed"
+        end = {
+            **about,
+            "status": "incomplete" if incomplete else "completed",
+            "usage": usage,
+            "output": output,
+        }
+        end["incomplete_details"] = {"reason": reason} if incomplete else None
+        made.append({"type": f"response.{end['status']}", "response": end})
+    return [{**event, "sequence_number": number} for number, event in enumerate(made)]
+
+
+def responses_say(pieces: Sequence[Any], calls: Sequence[Called], reason: str | None) -> bytes:
+    return named_events(*responses_events(pieces, calls, reason))
+
+
+def responses_fail(word: str, status: int) -> bytes:
+    return named_events(
+        {"type": "error", "code": word, "message": "SECRET", "param": None, "sequence_number": 9}
+    )
+
+
+RESPONSES = Dialect(
+    "openai",
+    OpenAIProvider,
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "authorization",
+    responses_say,
+    ("completed", "completed", "max_output_tokens", "content_filter"),
+    responses_fail,
+    {"api": "responses"},
+)
+OVER_HTTPX = [ANTHROPIC, GEMINI, RESPONSES]
 DIALECTS = [*OVER_HTTPX, BEDROCK]

@@ -184,7 +184,7 @@ async def test_the_environment_names_server_and_key(monkeypatch, ask, http):
     async with replay(stream(http.text("ok"))) as server:
         monkeypatch.setenv(http.address, server.base_url + "/")
         monkeypatch.setenv(http.key, KEY + "\n")
-        provider = open_model(f"{http.name}:m")
+        provider = open_model({"provider": http.name, "name": "m", **http.settings})
         await ask(provider, "hi")
         await provider.aclose()
     assert server.headers[0][http.header].removeprefix("Bearer ") == KEY
@@ -196,7 +196,13 @@ async def test_the_environment_names_server_and_key(monkeypatch, ask, http):
 async def test_settings_reach_the_server(ask, http):
     """An empty key sends none; headers and options of the settings are sent, and those of a request win."""
     async with replay(stream(http.text("ok"))) as server:
-        settings = {"name": "m", "base_url": server.base_url, "api_key": "", "headers": {"X-Team": "a"}}
+        settings = {
+            **http.settings,
+            "name": "m",
+            "base_url": server.base_url,
+            "api_key": "",
+            "headers": {"X-Team": "a"},
+        }
         provider = open_model({"provider": http.name, **settings, "options": {"metadata": {"a": "b"}}})
         await ask(provider, "hi")
         await provider.aclose()

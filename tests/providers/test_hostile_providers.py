@@ -115,7 +115,7 @@ async def test_a_lost_reply_is_bought_again_a_number_of_times(
 ) -> None:
     """A reply that is none is asked for again, and then the run is done; it fails after a number of those."""
     body = dialect.text("half", reason="")
-    if name == "a call that is announced":
+    if name == "a call that is announced" and dialect.name != "openai":  # whose reason says nothing of calls
         body = dialect.say(
             (), (), "MALFORMED_FUNCTION_CALL" if dialect.name == "gemini" else dialect.reasons[1]
         )

@@ -10,7 +10,8 @@ import pytest
 from replay_server import events, plain, replay, stream
 
 from thoughtgear.errors import ConfigurationError, ModelRejectedError
-from thoughtgear.protocols import ModelProvider
+from thoughtgear.models import Message
+from thoughtgear.protocols import ModelProvider, ModelRequest
 from thoughtgear.providers.openai import OpenAIProvider
 from thoughtgear.registry import open_model
 
@@ -49,6 +50,28 @@ async def test_the_environment_names_server_and_key(monkeypatch, ask):
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
     assert server.bodies[0]["model"] == "m"
     assert KEY not in str(server.bodies)
+
+
+@pytest.mark.parametrize(
+    ("settings", "path"),
+    [
+        ({}, "/responses"),
+        ({"api": "chat"}, "/chat/completions"),
+        ({"base_url": "http://127.0.0.1:1/v1"}, "/chat/completions"),
+        ({"base_url": "http://127.0.0.1:1/v1", "api": "responses"}, "/responses"),
+    ],
+)
+def test_openai_itself_is_asked_by_its_newer_protocol(monkeypatch, settings, path):
+    """The Responses API is spoken with OpenAI, Chat Completions with others, unless `api` says otherwise."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    provider = open_model({"provider": "openai", "name": "gpt-5", **settings})
+    assert provider._encode(ModelRequest("", [Message(seq=0, role="user", text="Hi.")]))[0] == path
+
+
+def test_an_api_that_is_none_is_refused():
+    """The error names the two there are."""
+    with pytest.raises(ConfigurationError, match='"responses" or "chat"'):
+        OpenAIProvider("m", base_url="http://127.0.0.1/v1", api="completions")
 
 
 async def test_an_empty_key_sends_none(monkeypatch, ask):

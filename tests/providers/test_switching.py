@@ -8,18 +8,26 @@ import pytest
 from anthropic.types.message_create_params import MessageCreateParamsStreaming
 from botocore.validate import ParamValidator
 from conversations import CONVERSATION, asked, listed, turn, user
-from dialects import DIALECTS, OPENAI
+from dialects import ANTHROPIC, BEDROCK, GEMINI, OPENAI, RESPONSES
 from google.genai import types
 from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
+from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
 from pydantic import TypeAdapter
 from replay_server import replay, stream
 
 from thoughtgear.handler import PromptHandler
 from thoughtgear.models import Message, Native, ReplyPart
 from thoughtgear.protocols import ModelRequest
-from thoughtgear.providers import anthropic_request, bedrock_request, gemini_request, openai_request
+from thoughtgear.providers import (
+    anthropic_request,
+    bedrock_request,
+    gemini_request,
+    openai_request,
+    responses_request,
+)
 from thoughtgear.tools import tool
 
+RESPONSES_TYPE = TypeAdapter(ResponseCreateParamsStreaming)
 OPENAI_TYPE = TypeAdapter(CompletionCreateParamsStreaming)
 ANTHROPIC_TYPE = TypeAdapter(MessageCreateParamsStreaming)
 SHAPE = (
@@ -30,7 +38,12 @@ SHAPE = (
 )
 MARK = "c2VjcmV0"
 NATIVE = {
-    "openai": None,
+    "chat": None,
+    "responses": [
+        ReplyPart(own={"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": MARK}),
+        ReplyPart(letters=5),
+        ReplyPart(call=0),
+    ],
     "anthropic": [
         ReplyPart(own={"type": "thinking", "thinking": "Hm.", "signature": MARK}),
         ReplyPart(letters=5),
@@ -86,9 +99,16 @@ def encode_bedrock(model: str, request: ModelRequest) -> bytes:
     return json.dumps(arguments, default=lambda value: "").encode()
 
 
+def check_responses(body: dict) -> None:
+    assert listed(RESPONSES_TYPE.validate_python(body)) == body
+    calls = [item["call_id"] for item in body["input"] if item.get("type") == "function_call"]
+    assert calls == [item["call_id"] for item in body["input"] if item.get("type") == "function_call_output"]
+
+
 READERS = {
+    "responses": (responses_request.encode_request, check_responses),
     "bedrock": (encode_bedrock, check_bedrock),
-    "openai": (openai_request.encode_request, check_openai),
+    "chat": (openai_request.encode_request, check_openai),
     "anthropic": (anthropic_request.encode_request, check_anthropic),
     "gemini": (gemini_request.encode_request, check_gemini),
 }
@@ -97,7 +117,8 @@ READERS = {
 def written(provider: str) -> list[Message]:
     """A conversation with calls, failures and attachments whose last turn this provider began."""
     parts = NATIVE[provider]
-    native = Native(provider=provider, model="gemini-3-m", parts=parts) if parts else None
+    name = {"responses": "openai"}.get(provider, provider)
+    native = Native(provider=name, model="gemini-3-m", parts=parts) if parts else None
     return [*CONVERSATION, *turn(5, {"path": "e"}, '{"path": ', text="Look:", native=native)]
 
 
@@ -107,7 +128,7 @@ def test_a_transcript_of_one_is_sent_to_another(writer, reader):
     and belong together; what the writer alone can read goes to nobody else, and all of it to the writer."""
     encode, check = READERS[reader]
     messages = written(writer)
-    if reader == "openai":  # which takes no PDF
+    if reader == "chat":  # which takes no PDF
         messages = [user("Look."), *messages[1:]]
     body = json.loads(encode("gemini-3-m", asked(*messages)))
     check(body)
@@ -117,7 +138,10 @@ def test_a_transcript_of_one_is_sent_to_another(writer, reader):
     assert text.count("result 5.") == 2
 
 
-@pytest.mark.parametrize(("first", "second"), [*permutations([OPENAI, *DIALECTS], 2)], ids=lambda d: d.name)
+ALL = [OPENAI, RESPONSES, ANTHROPIC, GEMINI, BEDROCK]
+
+
+@pytest.mark.parametrize(("first", "second"), [*permutations(ALL, 2)], ids=lambda d: f"{d.name} {d.settings}")
 async def test_a_session_goes_on_with_another_provider(tmp_path, first, second):
     """Over HTTP and from a store: one provider calls a tool and answers, another gets the whole conversation
     with its next prompt, and answers."""

@@ -35,6 +35,7 @@ REJECTED = frozenset(
         "context_length_exceeded",
         "exceed_context_size_error",
         "invalid_api_key",
+        "invalid_prompt",
         "invalid_request_error",
         "model_not_found",
         "not_found_error",
@@ -67,7 +68,7 @@ class Failure:
             return cls.parse(body[0]) if isinstance(body[0], Mapping) else None
         if not isinstance(body, Mapping):
             return None
-        error = body.get("error") or (body if body.get("object") == "error" else None)
+        error = body.get("error") or _named_error(body)
         if isinstance(error, str):
             return cls(type=identifier(error))
         if not isinstance(error, Mapping):
@@ -80,6 +81,14 @@ class Failure:
     def names(self) -> list[str]:
         """The code and the type, without blanks and repeats."""
         return list(dict.fromkeys(name for name in (self.code, self.type) if name))
+
+
+def _named_error(body: Mapping[str, Any]) -> Any:
+    """An error that is the body itself, or stands in a response that failed."""
+    if body.get("object") == "error" or body.get("type") == "error":
+        return body
+    response = body.get("response") if body.get("type") == "response.failed" else None
+    return (response.get("error") or True) if isinstance(response, Mapping) else None
 
 
 def identifier(value: Any, pattern: re.Pattern[str] = _CODE) -> str:

@@ -1,15 +1,21 @@
-"""Chat Completions over HTTP: OpenAI, and every server that speaks its protocol."""
+"""OpenAI over HTTP: the Responses API there, Chat Completions of every server that speaks its protocol."""
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
+from thoughtgear.errors import ConfigurationError
 from thoughtgear.protocols import ModelRequest
+from thoughtgear.providers import openai_request, responses_request
+from thoughtgear.providers.answers import Builder
 from thoughtgear.providers.http import HttpProvider, Vendor
 from thoughtgear.providers.openai_reply import ReplyBuilder
-from thoughtgear.providers.openai_request import encode_request
+from thoughtgear.providers.responses_reply import ResponseBuilder
 
 
 class OpenAIProvider(HttpProvider):
-    """A model behind a Chat Completions endpoint. `OPENAI_API_KEY` and `OPENAI_BASE_URL` are the defaults."""
+    """A model of OpenAI, or behind an endpoint like its own. `OPENAI_API_KEY` and `OPENAI_BASE_URL` are the
+    defaults."""
 
     vendor = Vendor(
         name="openai",
@@ -21,11 +27,24 @@ class OpenAIProvider(HttpProvider):
         host=".openai.com",
     )
 
+    def __init__(
+        self, name: str = "", *, api: Literal["responses", "chat"] | None = None, **settings: Any
+    ) -> None:
+        """`api` is which of its two protocols is spoken (None: "responses" with OpenAI itself, "chat" with
+        everyone else). The other settings are those of `HttpProvider`. Raises `ConfigurationError`."""
+        super().__init__(name, **settings)
+        if api not in (None, "responses", "chat"):
+            raise ConfigurationError('The api of an OpenAI model is "responses" or "chat".')
+        official = self._base_url.host.endswith(self.vendor.host)
+        self._responses = official if api is None else api == "responses"
+
     def _auth(self, key: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {key}"}
 
     def _encode(self, request: ModelRequest) -> tuple[str, bytes]:
-        return "/chat/completions", encode_request(self.model, request)
+        if self._responses:
+            return "/responses", responses_request.encode_request(self.model, request)
+        return "/chat/completions", openai_request.encode_request(self.model, request)
 
-    def _builder(self) -> ReplyBuilder:
-        return ReplyBuilder()
+    def _builder(self) -> Builder:
+        return ResponseBuilder() if self._responses else ReplyBuilder()
