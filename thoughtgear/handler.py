@@ -43,7 +43,8 @@ class PromptHandler:
     """Answers prompts with a model and tools, durably.
 
     `context` is the system prompt, or a function of the run that makes it. `model` is `"provider:name"`, a
-    dict with `provider`, `name`, `api_key`, `base_url`, or a `ModelProvider`; `db` a URL or a dict with a
+    dict with `provider`, `name`, `api_key`, `base_url`, or a `ModelProvider`; those of `fallback` are asked
+    in turn when it is out; `db` a URL or a dict with a
     `type`, or `orm` an `OrmAdapter`; `executor` drives the iterations (default: a loop in this process).
     `on_busy` says what a prompt does while the last run of its session goes on. Raises
     `ConfigurationError` for whatever can't work.
@@ -56,6 +57,7 @@ class PromptHandler:
         context: Context = "",
         tools: Sequence[Tool | Callable[..., Any]] = (),
         model: str | Mapping[str, Any] | ModelProvider | None = None,
+        fallback: Sequence[str | Mapping[str, Any] | ModelProvider] = (),
         db: str | Mapping[str, Any] | None = None,
         orm: OrmAdapter | None = None,
         executor: str | Executor | None = None,
@@ -77,7 +79,7 @@ class PromptHandler:
             name=name,
             context=context,
             toolbox=ToolBox(tools),
-            model=registry.open_model(model),
+            model=registry.open_models(model, fallback),
             store=self.store,
             sessions=Sessions(self.store, transcripts, on_busy),
             transcripts=transcripts,

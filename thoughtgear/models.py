@@ -120,7 +120,8 @@ class Native(Record):
 
 
 class Message(Record):
-    """One entry of a transcript. `seq` is 0, 1, 2, … without gaps within the run."""
+    """One entry of a transcript. `seq` is 0, 1, 2, … without gaps within the run. `passed_over` says why a
+    reply is not by the handler's first model, where it has a fallback."""
 
     seq: int
     role: Literal["user", "assistant", "tool"]
@@ -129,6 +130,7 @@ class Message(Record):
     tool_calls: list[ToolCall] = Field(default_factory=list)
     tool_result: ToolResult | None = None
     native: Native | None = None
+    passed_over: list[str] = Field(default_factory=list)
     iteration: int = 0
     usage: Usage | None = None
     model: str | None = None

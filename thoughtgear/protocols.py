@@ -213,7 +213,8 @@ class RequestedCall:
 @dataclass(frozen=True)
 class ModelReply:
     """What the model answered. With calls, the run goes on; without, `text` is the answer. `native` is what
-    its provider wants back beside them. `stop_reason` is `stop`, `tool_calls`, `length`, `content_filter` or
+    its provider wants back beside them. `passed_over` names the models that should have answered, each with
+    why it did not. `stop_reason` is `stop`, `tool_calls`, `length`, `content_filter` or
     a word of the provider's own."""
 
     text: str = ""
@@ -223,6 +224,7 @@ class ModelReply:
     stop_reason: str | None = None
     request_id: str | None = None
     native: Native | None = None
+    passed_over: Sequence[str] = ()
 
 
 OnText = Callable[[str], Awaitable[None]]

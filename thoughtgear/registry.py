@@ -6,7 +6,7 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -35,6 +35,8 @@ PROVIDERS = {
     "scripted": "thoughtgear.providers.scripted:ScriptedProvider",
 }
 """Provider name → a class whose keyword arguments are the keys of the settings dict, less `provider`."""
+
+FALLBACK = "thoughtgear.providers.fallback:FallbackModel"
 
 EXECUTORS = {
     "local": "thoughtgear.executors.local:LocalExecutor",
@@ -120,6 +122,20 @@ def open_model(model: str | Mapping[str, Any] | ModelProvider | None = None) -> 
         made: ModelProvider = provider(**settings)
         return made
     return model
+
+
+def open_models(
+    model: str | Mapping[str, Any] | ModelProvider | None,
+    fallback: Sequence[str | Mapping[str, Any] | ModelProvider] = (),
+) -> ModelProvider:
+    """Make a provider that asks `model` and, when that is out, those of `fallback` in turn."""
+    first = open_model(model)
+    if isinstance(fallback, str | Mapping) or not isinstance(fallback, Sequence):
+        raise ConfigurationError("fallback is a list of models, each named as model= is.")
+    if not fallback:
+        return first
+    made: ModelProvider = load(FALLBACK)([first, *map(open_model, fallback)])
+    return made
 
 
 def _settings(given: Mapping[str, Any], what: str) -> dict[str, Any]:

@@ -144,6 +144,8 @@ class RunView:
             self.note(result_line(message.tool_result, seconds, self.err.width))
 
     def _reply(self, message: Message, said: str) -> None:
+        for note in message.passed_over:
+            self.note(Text(f"~ {one_line(note, self.err.width - 2)}", "yellow"))
         self.text(message.text.removeprefix(said))
         self.end_line()
         for call in message.tool_calls:

@@ -20,6 +20,9 @@ from thoughtgear.transitions import unnumbered
 NAME_LETTERS = 128
 """What is kept of a name, be it of a tool, a model or a reason: twice what providers allow."""
 
+NOTE_LETTERS = 500
+"""What is kept of why a model was passed over."""
+
 NESTING_ROOM = 16
 """Levels that a stored state adds around the arguments of a call."""
 
@@ -34,6 +37,7 @@ def accept(agent: Agent, reply: ModelReply, iteration: int) -> tuple[Message, li
         text=storable(reply.text),
         tool_calls=calls,
         native=_native(reply.native),
+        passed_over=[storable(note[:NOTE_LETTERS]) for note in reply.passed_over],
         iteration=iteration,
         usage=reply.usage,
         model=_name(reply.model or agent.model.model),
