@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Protocol, TypeVar
 
@@ -48,8 +48,9 @@ class Unwatched:
         """Nothing."""
 
 
-async def each(items: AsyncIterator[T], work: Callable[[T], Awaitable[None]]) -> None:
+async def each(items: AsyncIterator[T] | Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
     """Do the work on every item, a few at once. The first error ends it."""
+    items = items if isinstance(items, AsyncIterator) else _given(items)
     room = asyncio.Semaphore(TOGETHER)
     try:
         async with asyncio.TaskGroup() as group:
@@ -57,8 +58,13 @@ async def each(items: AsyncIterator[T], work: Callable[[T], Awaitable[None]]) ->
                 await room.acquire()
                 task = group.create_task(_one(work, item))
                 task.add_done_callback(lambda _: room.release())
-    except ExceptionGroup as failed:
+    except BaseExceptionGroup as failed:
         raise failed.exceptions[0] from None
+
+
+async def _given(items: Iterable[T]) -> AsyncIterator[T]:
+    for item in items:
+        yield item
 
 
 async def _one(work: Callable[[T], Awaitable[None]], item: T) -> None:

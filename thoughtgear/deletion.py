@@ -6,13 +6,13 @@ what was remembered for the run alone, and, when no run of its session is left, 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 
 from thoughtgear import cache, live
 from thoughtgear.batches import all_runs, each, find_run, key_pages
-from thoughtgear.errors import ConflictError, RunNotFoundError, RunNotOverError
+from thoughtgear.errors import ConflictError, RunNotFoundError, RunNotOverError, StoreError
 from thoughtgear.memory import scope_of, scope_prefix, sessions_prefix
 from thoughtgear.models import RunState
 from thoughtgear.protocols import Collection, Document, OrmAdapter, RunFilter
@@ -20,6 +20,10 @@ from thoughtgear.sessions import head_key
 
 FEW_SESSIONS = 10
 """For so many sessions the store is asked one by one whether they have runs."""
+
+SESSIONS = 200
+"""So many sessions are ended, with their last runs, before the next ones are: their heads and their memory
+go first, and an interruption finds no more of them without. For each lot all runs are looked at twice."""
 
 
 @dataclass
@@ -48,21 +52,27 @@ class Deletion:
 
     What is found goes last, so that a deletion which died half way is completed by another one: a run after
     all that belongs to it, and the first of each session that comes here is kept until `sessions` has looked
-    whether the session goes with it. `may_go` is asked right before a run goes.
+    whether the session goes with it. `may_go` is asked right before a run goes, `step` is called when a run
+    that was given is dealt with.
     """
 
-    def __init__(self, store: OrmAdapter, may_go: MayGo | None = None) -> None:
+    def __init__(
+        self, store: OrmAdapter, may_go: MayGo | None = None, step: Callable[[], None] = lambda: None
+    ) -> None:
         self.deleted = Deleted()
         self._store = store
         self._may_go = may_go
+        self._step = step
         self._last: dict[str, RunState] = {}
 
     async def run(self, state: RunState) -> None:
         """Delete a run, whoever works on it: that one stops at its next commit. Or keep it for `sessions`."""
         if state.session_id is not None and head_key(state) not in self._last:
             self._last[head_key(state)] = state
-        elif (current := await self._going(state)) is not None:
+            return
+        if (current := await self._going(state)) is not None:
             await self._delete(current)
+        self._step()
 
     async def _going(self, state: RunState) -> RunState | None:
         """Return a run as it stands now, if it may go."""
@@ -95,6 +105,12 @@ class Deletion:
             await self._finish(run_id)
             raise
 
+    async def unreadable(self, run_id: str) -> None:
+        """Delete a run whose state is damaged: what its id names. Nobody knows of its session."""
+        await self._clear("files", f"{run_id}/")
+        await self._finish(run_id)
+        self.deleted.runs += 1
+
     async def _beside(self, run_id: str, streamed: bool) -> None:
         if streamed:
             await live.forget(self._store, run_id)
@@ -102,20 +118,44 @@ class Deletion:
 
     async def sessions(self) -> None:
         """Delete the runs that were kept; before it the head and memory of a session that has no other."""
-        kept = [await self._going(state) for state in self._last.values()]
-        self._last = {head_key(state): state for state in kept if state is not None}
-        heads = {key: await self._store.get_document("memory", key) for key in self._last}
-        # A run that comes from here on moves the head: then its session stays.
-        others = await self._others(self._last)
-        ending = {key: state for key, state in self._last.items() if key not in others}
-        await self._end({key: state for key, state in ending.items() if await self._going(state)}, heads)
-        for key, state in self._last.items():
-            current = await self._going(state)  # it may have been retried meanwhile
+        kept, self._last = list(self._last.values()), {}
+        for first in range(0, len(kept), SESSIONS):
+            await self._end_lot(kept[first : first + SESSIONS])
+
+    async def _end_lot(self, lot: Sequence[RunState]) -> None:
+        last: dict[str, RunState] = {}
+        heads: dict[str, Document | None] = {}
+
+        async def look(state: RunState) -> None:
+            key, current = head_key(state), await self._going(state)
             if current is None:
-                continue
-            await self._delete(current)
-            if key in others and await find_run(self._store, others[key]) is None:
-                await self._end_since({key: state})  # someone else deleted that one at the same time
+                self._step()
+            else:
+                last[key] = current
+                heads[key] = await self._store.get_document("memory", key)
+
+        await each(lot, look)
+        # A run that comes from here on moves the head: then its session stays.
+        others = await self._others(last)
+        ending: dict[str, RunState] = {}
+
+        async def go_first(state: RunState) -> None:
+            if head_key(state) not in others and await self._going(state):
+                ending[head_key(state)] = state
+
+        await each(last.values(), go_first)
+        await self._end(ending, heads)
+
+        async def delete(state: RunState) -> None:
+            current = await self._going(state)  # it may have been retried meanwhile
+            if current is not None:
+                await self._delete(current)
+                other = others.get(head_key(state))
+                if other is not None and await find_run(self._store, other) is None:
+                    await self._end_since({head_key(state): state})  # someone deleted it at the same time
+            self._step()
+
+        await each(last.values(), delete)
 
     async def _end_since(self, sessions: dict[str, RunState]) -> None:
         heads = {key: await self._store.get_document("memory", key) for key in sessions}
@@ -125,12 +165,20 @@ class Deletion:
     async def _end(self, sessions: dict[str, RunState], heads: dict[str, Document | None]) -> None:
         """Delete heads, then the memory of those sessions to which no run has come meanwhile: a new run is
         stored before it moves the head."""
-        ended = {key: state for key, state in sessions.items() if await self._removed(heads[key])}
+        ended: dict[str, RunState] = {}
+
+        async def remove(key: str) -> None:
+            if await self._removed(heads[key]):
+                ended[key] = sessions[key]
+
+        await each(sessions, remove)
         others = await self._others(ended)
-        for key, state in ended.items():
-            if key not in others:
-                self.deleted.sessions += heads[key] is not None
-                await self._forget(scope_of(state, "session"))
+
+        async def forget(key: str) -> None:
+            self.deleted.sessions += heads[key] is not None
+            await self._forget(scope_of(ended[key], "session"))
+
+        await each([key for key in ended if key not in others], forget)
 
     async def user(self, user_id: str) -> None:
         """Delete what is remembered for a user, and the user's cached results."""
@@ -189,9 +237,31 @@ async def delete_run(store: OrmAdapter, run_id: str, *, force: bool = False) -> 
     on that one stops at the next commit, and nothing brings it back.
     """
     deletion = Deletion(store, partial(_unless_going_on, force))
-    await deletion.run(await deletion.find(run_id))
-    await deletion.sessions()
+    state = await find(store, run_id, force=force)
+    if state is None:
+        await deletion.unreadable(run_id)
+    else:
+        await deletion.run(state)
+        await deletion.sessions()
     return deletion.deleted
+
+
+async def find(store: OrmAdapter, run_id: str, *, force: bool = False) -> RunState | None:
+    """Return a run to delete; None, by `force`, where its state is damaged.
+
+    Raises `RunNotOverError` for one that is not over, unless `force`, and `RunNotFoundError` where there is
+    none: what a deletion that died has left of it is gone then.
+    """
+    try:
+        state = await Deletion(store).find(run_id)
+    except StoreError as exc:
+        if exc.retryable:
+            raise
+        if not force:
+            raise StoreError(f"Run {run_id} can't be read. {exc} Delete it all the same by force.") from exc
+        return None
+    await _unless_going_on(force, state)
+    return state
 
 
 async def delete_user(store: OrmAdapter, user_id: str, *, force: bool = False) -> Deleted:

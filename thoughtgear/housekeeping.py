@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from thoughtgear import deletion, retention
 from thoughtgear.deletion import Deleted
-from thoughtgear.errors import ConfigurationError, RunNotOverError
+from thoughtgear.errors import ConfigurationError
 from thoughtgear.ids import check_label, check_run_id
 from thoughtgear.place import Output, Place
 from thoughtgear.progress import bar
@@ -35,9 +35,7 @@ async def delete_runs(place: Place, run_ids: Sequence[str], output: Output, cons
     ids = list(dict.fromkeys(check_run_id(run_id) for run_id in run_ids))
     async with _opened(place) as store:
         for run_id in ids:
-            state = await deletion.Deletion(store).find(run_id)
-            if not (state.over or consent.force):
-                raise RunNotOverError(deletion.refusal(state))
+            await deletion.find(store, run_id, force=consent.force)
         what = f"run {ids[0]}" if len(ids) == 1 else count(len(ids), "run")
         if not _agreed(f"Delete {what}, and all that belongs to nothing else?", output, consent):
             return 1

@@ -7,14 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import chain
-from math import inf
 from typing import get_args
 
 from thoughtgear import cache
 from thoughtgear.batches import Unwatched, Watcher, all_runs, each, find_run
 from thoughtgear.deletion import Deleted, Deletion
 from thoughtgear.models import OVER, RunState, Status
-from thoughtgear.protocols import OrmAdapter, RunFilter
+from thoughtgear.protocols import Document, OrmAdapter, RunFilter
 from thoughtgear.sessions import head_key, recent_runs
 
 LOOK_SECONDS = 1.0
@@ -36,8 +35,10 @@ class Rule:
     statuses: frozenset[Status] = OVER
 
     def meets(self, state: RunState) -> bool:
-        """Whether the rule is about this run, wherever it stands in its session."""
-        return state.status in self.statuses and state.updated_at < self.before
+        """Whether the rule is about this run, wherever it stands in its session; not if a copy has brought
+        it in part: the copy goes on with it."""
+        met = state.status in self.statuses and state.updated_at < self.before
+        return met and not state.unfinished_copy
 
     def leaves(self, state: RunState) -> bool:
         """Whether this run is not over and stays; then so do the others of its session."""
@@ -91,16 +92,17 @@ async def prune(
     busy = await _busy_sessions(store, rule)
 
     sessions = _Sessions(store, rule, busy)
-    deletion = Deletion(store, sessions.leave)
+    deletion = Deletion(store, sessions.leave, watcher.step)
 
     async def delete(run_id: str) -> None:
         state = await find_run(store, run_id)
-        if state is not None:
+        if state is None:
+            watcher.step()
+        else:
             await deletion.run(state)
-        watcher.step()
 
     watcher.begin("delete", len(run_ids))
-    await each(_given(run_ids), delete)
+    await each(run_ids, delete)
     sessions.lasts = 0.0
     await deletion.sessions()
     watcher.begin("sweep the cache", None)
@@ -119,14 +121,15 @@ class _Sessions:
     """Knows of the sessions whether they go on. Those at work were found before; a run that is not over and
     stays may have come to another one since, or was retried there.
 
-    To see that, the runs of a session are looked at. `lasts` is for how many seconds a look counts: else a
-    long session would cost the square of its runs.
+    To see that, the runs of a session are looked at. A look counts while the session's head is the same,
+    which a new run moves, and for `lasts` seconds at most: a retry moves no head. Else a long session would
+    cost the square of its runs.
     """
 
     def __init__(self, store: OrmAdapter, rule: Rule, busy: set[str]) -> None:
         self.lasts = LOOK_SECONDS
         self._store, self._rule, self._busy = store, rule, busy
-        self._looks: dict[str, float] = {}
+        self._looks: dict[str, tuple[float, str | None]] = {}
 
     async def leave(self, state: RunState) -> bool:
         """Whether they and the rule leave this run to be deleted."""
@@ -136,19 +139,21 @@ class _Sessions:
         return name is None or (name not in self._busy and not await self._goes_on(name, state))
 
     async def _goes_on(self, name: str, state: RunState) -> bool:
-        begun = time.monotonic()
-        if begun - self._looks.get(name, -inf) < self.lasts:
+        begun, head = time.monotonic(), await self._store.get_document("memory", name)
+        tag = head.tag if head else None
+        seen = self._looks.get(name)
+        if seen is not None and seen[1] == tag and begun - seen[0] < self.lasts:
             return False
-        async for other in self._runs(state):
+        async for other in self._runs(state, head):
             if self._rule.leaves(other):
                 self._busy.add(name)
                 return True
-        self._looks[name] = begun
+        self._looks[name] = begun, tag
         return False
 
-    async def _runs(self, state: RunState) -> AsyncIterator[RunState]:
+    async def _runs(self, state: RunState, head: Document | None) -> AsyncIterator[RunState]:
         """The last runs of a session; where its head is damaged, all of them."""
-        recent = await recent_runs(self._store, state)
+        recent = recent_runs(head)
         if recent is None:
             where = RunFilter(session_id=state.session_id, user_id=state.user_id)
             async for found in all_runs(self._store, where):
@@ -166,8 +171,3 @@ def _session(state: RunState) -> str | None:
 def _filter(rule: Rule) -> RunFilter:
     one = next(iter(rule.statuses)) if len(rule.statuses) == 1 else None
     return replace(rule.where, status=one)
-
-
-async def _given(run_ids: Sequence[str]) -> AsyncIterator[str]:
-    for run_id in run_ids:
-        yield run_id

@@ -195,12 +195,11 @@ class Sessions:
         return await self._newest(recent[: recent.index(run_id)]) if run_id in recent else None
 
 
-async def recent_runs(store: OrmAdapter, state: RunState) -> list[str] | None:
-    """Return the ids of the last runs that were linked to the session of a run, oldest first; None where the
-    session's head is damaged."""
-    document = await store.get_document("memory", head_key(state))
+def recent_runs(head: Document | None) -> list[str] | None:
+    """Return the ids of the last runs that were linked to the session of this head, oldest first; None where
+    it is damaged."""
     try:
-        return _recent(document) if document else []
+        return _recent(head) if head else []
     except StoreError:
         return None
 

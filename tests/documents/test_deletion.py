@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hooked_store import HookedStore
 from thoughtgear import File, PromptHandler, ToolContext, memory_tools, tool
 from thoughtgear.adapters.disk import Disk
 from thoughtgear.deletion import FEW_SESSIONS, Deleted, Deletion, delete_run, delete_user, find_user
-from thoughtgear.errors import RunNotFoundError, RunNotOverError, StoreUnavailableError
+from thoughtgear.errors import RunNotFoundError, RunNotOverError, StoreError, StoreUnavailableError
 from thoughtgear.memory import Memory
 from thoughtgear.models import RunState
 from thoughtgear.protocols import OrmAdapter
@@ -259,6 +260,24 @@ async def test_the_rest_of_a_deletion_is_removed_by_its_id(tmp_path: Path, monke
     with pytest.raises(RunNotFoundError):
         await delete_run(store, "r")
     assert not (tmp_path / "runs/runs/r").exists()
+    await store.aclose()
+
+
+async def test_a_damaged_run_is_deleted_by_force(tmp_path: Path):
+    """A run whose state can't be read is refused with what to do, and by force it goes with its transcript
+    and its files."""
+    store = open_store(f"sqlite:///{tmp_path}/runs.db")
+    await append(store, new_run("r", status="done"), "secret")
+    await store.put_document("files", "r/a", b"secret", tag=None)
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as database, database:
+        database.execute("UPDATE run_states SET body = '{broken'")
+    with pytest.raises(StoreError, match="by force"):
+        await delete_run(store, "r")
+    assert (await delete_run(store, "r", force=True)).runs == 1
+    assert await store.get_history("r") == []
+    assert await store.list_documents("files") == []
+    with pytest.raises(RunNotFoundError):
+        await store.load_run("r")
     await store.aclose()
 
 

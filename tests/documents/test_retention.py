@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from hooked_store import HookedStore
 
+from thoughtgear import deletion
+from thoughtgear.batches import TOGETHER, Unwatched
 from thoughtgear.cache import Entry
-from thoughtgear.models import OVER, RunState, now
+from thoughtgear.errors import StoreUnavailableError
+from thoughtgear.models import OVER, UNFINISHED_COPY, RunError, RunState, now
 from thoughtgear.protocols import OrmAdapter, RunFilter
 from thoughtgear.registry import open_store
 from thoughtgear.retention import UNFINISHED, Rule, prune, select
-from thoughtgear.sessions import head_key
+from thoughtgear.sessions import HEADS, head_key
 from thoughtgear.testing import append, new_run
 
 BEFORE = now() - timedelta(days=30)
@@ -230,3 +233,65 @@ async def test_the_runs_of_a_session_are_not_looked_at_for_each_of_them(memory: 
     memory.hooks["load_run"] = loaded
     assert (await prune(memory, Rule(BEFORE), selection.run_ids)).runs == 61
     assert loads < 61 * 20  # 60 * 60 would be 3,600
+
+
+async def test_sessions_are_ended_lot_by_lot(memory: HookedStore, monkeypatch: pytest.MonkeyPatch):
+    """A prune that is interrupted has deleted the runs of the lots before, and the sessions of the lots to
+    come have all they had; a step is told when a run is dealt with, and not before."""
+    monkeypatch.setattr(deletion, "SESSIONS", 2)
+    for number in range(6):
+        state = await put(memory, f"r{number}", session_id=f"s{number}")
+        head = json.dumps({"recent": [f"r{number}"]}).encode()
+        await memory.put_document("memory", head_key(state), head, tag=None)
+    steps, told = 0, []
+
+    class Watcher(Unwatched):
+        def step(self, count: int = 1) -> None:
+            nonlocal steps
+            steps += count
+
+    async def deleted(real: Any, run_id: str) -> None:
+        told.append(steps)
+        if len(told) > 2:
+            raise StoreUnavailableError
+        await real(run_id)
+
+    selection = await select(memory, Rule(BEFORE))
+    memory.hooks["delete_run"] = deleted
+    with pytest.raises(StoreUnavailableError):
+        await prune(memory, Rule(BEFORE), selection.run_ids, Watcher())
+    memory.hooks.clear()
+    assert told[0] == 0
+    assert steps == 2
+    assert len(await names(memory)) == 4
+    assert len(await memory.list_documents("memory", HEADS)) == 2
+
+
+async def test_a_run_that_comes_between_two_deletions_keeps_what_it_sees(memory: HookedStore):
+    """A prompt that comes to a session while its old runs are being deleted ends that: the rest stays."""
+    for number in range(40):
+        state = await put(memory, f"r{number:02}", session_id="s")
+    head = json.dumps({"recent": [f"r{number:02}" for number in range(40)]}).encode()
+    tag = await memory.put_document("memory", head_key(state), head, tag=None)
+    gone = 0
+
+    async def deleted(real: Any, run_id: str) -> None:
+        nonlocal gone
+        gone += 1
+        await real(run_id)
+        if gone == 5:
+            await put(memory, "new", session_id="s", status="pending", days=0)
+            moved = json.dumps({"recent": ["r39", "new"]}).encode()
+            await memory.put_document("memory", head_key(state), moved, tag=tag)
+
+    selection = await select(memory, Rule(BEFORE))
+    memory.hooks["delete_run"] = deleted
+    result = await prune(memory, Rule(BEFORE), selection.run_ids)
+    assert 5 <= result.runs < 5 + TOGETHER  # those that were under way
+
+
+async def test_what_a_copy_brought_in_part_stays(memory: HookedStore):
+    """A run that a copy has not brought whole yet is the copy's, however old it is."""
+    await put(memory, "part", status="failed", error=RunError(type=UNFINISHED_COPY, message="…"))
+    await put(memory, "whole", status="failed", error=RunError(type="StoreError", message="…"))
+    assert await selected(memory, Rule(BEFORE)) == {"whole"}
