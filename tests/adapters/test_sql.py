@@ -5,6 +5,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -371,3 +372,16 @@ async def test_a_write_that_fails_leaves_nothing(store: SqlAdapter) -> None:
     with pytest.raises(StoreError, match="breaks its rules"):
         await store._database.write(lambda connection: sql_schema.ADD_MESSAGE.change(connection, again))
     await append(store, await store.load_run("r"), "b")
+
+
+async def test_a_tombstone_names_nobody(tmp_path: Path):
+    """What is left of a deleted run for a day is its id, and nothing of whose it was."""
+    store = SqlAdapter.from_url(f"sqlite:///{tmp_path}/store.db")
+    state = new_run("r", user_id="ann", session_id="s", handler="h", metadata={"team": "blue"})
+    await append(store, state, "a")
+    await store.delete_run("r")
+    await store.aclose()
+    with closing(sqlite3.connect(tmp_path / "store.db")) as database:
+        (row,) = database.execute("SELECT * FROM run_states").fetchall()
+    assert not {"ann", "s", "h", "pending"}.intersection(row)
+    assert "r" in row

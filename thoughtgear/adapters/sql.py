@@ -243,7 +243,9 @@ def _written(connection: Connection, commit: _Commit, digest: str) -> bool:
 
 def _delete_run(connection: Connection, run_id: str, now: int) -> None:
     runs, files = schema.run_states, schema.documents["files"].c.key
-    tombstone = {"version": 0, "message_count": 0, "body": "", "deleted_until": now + TOMBSTONE_SECONDS}
+    nothing: dict[str, Any] = {"status": "", "handler": "", "session_id": None, "user_id": None, "body": ""}
+    ends = now + TOMBSTONE_SECONDS
+    tombstone = {**nothing, "version": 0, "message_count": 0, "metadata_digest": "", "deleted_until": ends}
     alive = and_(runs.c.run_id == run_id, runs.c.deleted_until.is_(None))
     if connection.execute(update(runs).where(alive).values(tombstone)).rowcount == 1:
         connection.execute(delete(schema.messages).where(schema.messages.c.run_id == run_id))
