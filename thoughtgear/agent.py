@@ -13,6 +13,7 @@ from thoughtgear.loop import Limits
 from thoughtgear.models import RunState
 from thoughtgear.protocols import ModelProvider, OrmAdapter
 from thoughtgear.sessions import Sessions
+from thoughtgear.structured import OutputType
 from thoughtgear.threads import ToolThreads
 from thoughtgear.tools import ToolBox
 from thoughtgear.transcript import Transcripts
@@ -36,6 +37,7 @@ class Agent:
     callbacks: Callbacks
     limits: Limits
     model_options: Mapping[str, Any] = field(default_factory=dict)
+    output_type: OutputType | None = None
 
     async def context_for(self, state: RunState) -> str:
         """Return the system context, which may be a (sync or async) function of the run. Raises

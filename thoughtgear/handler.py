@@ -10,15 +10,12 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 from uuid import uuid4
 
+from pydantic import BaseModel
+
 from thoughtgear import control, inbox, registry
 from thoughtgear.agent import Agent, Context
 from thoughtgear.callbacks import Callbacks
-from thoughtgear.errors import (
-    ConfigurationError,
-    ExecutorUnavailableError,
-    RunBusyError,
-    RunNotFoundError,
-)
+from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError, RunBusyError, RunNotFoundError
 from thoughtgear.ids import check_label, check_run_id
 from thoughtgear.iteration import run_iteration
 from thoughtgear.loop import Limits, next_step
@@ -28,6 +25,7 @@ from thoughtgear.payloads import IterationResult
 from thoughtgear.prompts import File, Prompt, create_run
 from thoughtgear.protocols import Attempt, Executor, ModelProvider, OrmAdapter
 from thoughtgear.sessions import OnBusy, Sessions
+from thoughtgear.structured import OutputType
 from thoughtgear.threads import ToolThreads
 from thoughtgear.tools import Tool, ToolBox
 from thoughtgear.transcript import Transcripts
@@ -43,11 +41,11 @@ class PromptHandler:
     """Answers prompts with a model and tools, durably.
 
     `context` is the system prompt, or a function of the run that makes it. `model` is `"provider:name"`, a
-    dict with `provider`, `name`, `api_key`, `base_url`, or a `ModelProvider`; those of `fallback` are asked
-    in turn when it is out; `db` a URL or a dict with a
-    `type`, or `orm` an `OrmAdapter`; `executor` drives the iterations (default: a loop in this process).
-    `on_busy` says what a prompt does while the last run of its session goes on. Raises
-    `ConfigurationError` for whatever can't work.
+    dict with `provider` and `name`, or a `ModelProvider`; those of `fallback` are asked in turn when it is
+    out; `db` a URL or a dict with a `type`, or `orm` an `OrmAdapter`; `executor` drives the iterations
+    (default: a loop in this process). `on_busy` says what a prompt does while the last run of its session
+    goes on. `output_type` is a pydantic model that the final answer has to fit: `output` is its JSON then.
+    Raises `ConfigurationError`.
     """
 
     def __init__(
@@ -65,6 +63,7 @@ class PromptHandler:
         limits: Limits | None = None,
         on_busy: OnBusy = "queue",
         model_options: Mapping[str, Any] | None = None,
+        output_type: type[BaseModel] | None = None,
         tool_threads: int = 32,
     ) -> None:
         if db is not None and orm is not None:
@@ -88,6 +87,7 @@ class PromptHandler:
             callbacks=callbacks or Callbacks(),
             limits=self.limits,
             model_options=dict(model_options or {}),
+            output_type=None if output_type is None else OutputType(output_type),
         )
         self._runner: asyncio.Runner | None = None
         self.executor = registry.open_executor(executor)

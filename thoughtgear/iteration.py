@@ -178,6 +178,8 @@ class _Iteration:
         self._used = reply.usage
         message, rows = accept(agent, reply, state.iteration + 1)
         change = partial(save_reply, reply=message, rows=rows, seen=seen, parent=parent, limits=agent.limits)
+        if agent.output_type is not None and not rows:
+            change = partial(change, answer=agent.output_type.check(message.text))
         await self._writer.commit(change, release=not rows and not self._attempt.keep_claim)
 
     async def _saved_usage(self) -> Usage:
@@ -212,6 +214,7 @@ class _Iteration:
                 for attachment in message.attachments
             },
             options=agent.model_options,
+            output=agent.output_type.spec if agent.output_type else None,
         )
 
     async def _call_model(self, request: ModelRequest) -> ModelReply:

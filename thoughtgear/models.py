@@ -207,12 +207,12 @@ class RunState(Record):
     `iteration` counts the completed ones, `message_count` is the next `seq`, `ledger` is of the current
     iteration only (empty means that no reply of it is saved), `nonce` is the last commit by the claim's
     holder, `absorbed` holds the request ids of messages that left the inbox, `lost_replies` counts those that
-    broke off since one was saved. `linked` is set on a run that has not begun when another one follows it in
-    its session: it is in the chain, and not its end. Its clock runs from `started_at` on, which is None until
-    it begins, or begins anew by a retry; it is `waiting` from `paused_at` on for a person, and
-    `paused_seconds` is how long it waited before. `ended_by` names who ended it from outside, and will not do
-    so a second time after a retry. `copied` is set on a run that was copied here before it was done: as long
-    as it equals `version`, nobody has gone on with the copy.
+    broke off since one was saved, `sent_back` final answers that did not fit. `linked` is set on a run that
+    has not begun when another one follows it in its session: it is in the chain, and not its end. Its clock
+    runs from `started_at` on, which is None until it begins, or begins anew by a retry; it is `waiting` from
+    `paused_at` on for a person, and `paused_seconds` is how long it waited before. `ended_by` names who ended
+    it from outside, and will not do so a second time after a retry. `copied` is set on a run that was copied
+    here before it was done: as long as it equals `version`, nobody has gone on with the copy.
     """
 
     format: int = FORMAT
@@ -237,6 +237,7 @@ class RunState(Record):
     message_count: int = 0
     model_replies: int = 0
     lost_replies: int = 0
+    sent_back: int = 0
     usage: Usage = Field(default_factory=Usage)
     ledger: list[CallRecord] = Field(default_factory=list)
     inbox: list[InboxItem] = Field(default_factory=list)

@@ -189,15 +189,58 @@ class ToolSpec:
 
 
 @dataclass(frozen=True)
+class OutputSpec:
+    """What the final answer has to be: `schema` is a JSON Schema of type object."""
+
+    name: str
+    schema: dict[str, Any]
+
+    @property
+    def instruction(self) -> str:
+        """What a model is told, of a provider that can't hold it to the schema."""
+        schema = json.dumps(self.schema, ensure_ascii=False)
+        return (
+            "Your final answer is one JSON object and nothing else: no text around it, no code fence. It "
+            f"fits this JSON Schema:\n{schema}"
+        )
+
+    @property
+    def closed(self) -> bool:
+        """Whether every object of the schema names all its fields and wants all of them."""
+        return _closed(self.schema)
+
+
+def _closed(node: Any) -> bool:
+    if isinstance(node, list):
+        return all(map(_closed, node))
+    if not isinstance(node, dict):
+        return True
+    if node.get("type") == "object":
+        names = node.get("properties", {})
+        if node.get("additionalProperties") is not False or set(node.get("required", [])) != set(names):
+            return False
+    return all(_closed(value) for value in node.values())
+
+
+@dataclass(frozen=True)
 class ModelRequest:
     """One model call. `messages` is complete turns: every tool call has its result, in the order of the
-    calls. `files` holds the bytes of the attachments by sha256. `options` goes to the provider as it is."""
+    calls. `files` holds the bytes of the attachments by sha256. `options` goes to the provider as it is.
+    `output` is what the final answer has to be, where it is more than text; the handler checks it."""
 
     context: str
     messages: Sequence[Message]
     tools: Sequence[ToolSpec] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    output: OutputSpec | None = None
+
+    @property
+    def instructed_context(self) -> str:
+        """The context, with what the final answer has to be said in words."""
+        if self.output is None:
+            return self.context
+        return f"{self.context}\n\n{self.output.instruction}".lstrip()
 
 
 @dataclass(frozen=True)

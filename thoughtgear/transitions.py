@@ -22,9 +22,13 @@ from thoughtgear.models import (
     ToolCall,
     ToolResult,
 )
+from thoughtgear.structured import Answer
 
 ABSORBED_KEPT = 512
 """Request ids of absorbed messages that a run remembers."""
+
+REPAIRS = 1
+"""How often a final answer that does not fit is sent back to the model."""
 
 ROW_STATUS: dict[str, CallStatus] = {
     "ok": "done",
@@ -46,9 +50,11 @@ def save_reply(
     seen: Sequence[InboxItem],
     limits: Limits,
     parent: Parent | None = None,
+    answer: Answer | None = None,
 ) -> list[Message]:
     """Append the messages that the model saw and its reply; a reply without calls completes the turn.
-    `parent` is how much of the conversation it saw, which is frozen by this."""
+    `parent` is how much of the conversation it saw, which is frozen by this. `answer` is what the check of a
+    final answer found, where there is one."""
     go_on(state)
     if parent is not None and state.parent is not None and parent.run_id == state.parent.run_id:
         state.parent = parent
@@ -59,7 +65,19 @@ def save_reply(
     state.ledger = [row.model_copy() for row in rows]
     if rows:
         return messages
-    return messages + complete_turn(state, limits, answer=reply.text)
+    if answer is not None and answer.refusal is not None and not state.mail:
+        return messages + send_back(state, limits, answer.refusal)
+    return messages + complete_turn(state, limits, answer=answer.text if answer else reply.text)
+
+
+def send_back(state: RunState, limits: Limits, refusal: str) -> list[Message]:
+    """Have the model answer again; a run whose answer was sent back already fails."""
+    told = unnumbered(role="user", text=refusal, iteration=state.iteration + 1)
+    state.sent_back += 1
+    if state.sent_back <= REPAIRS:
+        return [told, *complete_turn(state, limits)]
+    text = "The final answer does not fit output_type, and did not when it was asked for again."
+    return [told, *complete_turn(state, limits, error=RunError(type="OutputInvalidError", message=text))]
 
 
 def lose_reply(state: RunState) -> list[Message]:
@@ -156,12 +174,14 @@ def known(call: ToolCall, *, done: bool, text: str) -> ToolResult:
     return ToolResult(call_id=call.id, name=call.name, status="error", content=text)
 
 
-def complete_turn(state: RunState, limits: Limits, answer: str | None = None) -> list[Message]:
-    """Count the iteration and decide how the run goes on."""
+def complete_turn(
+    state: RunState, limits: Limits, answer: str | None = None, error: RunError | None = None
+) -> list[Message]:
+    """Count the iteration and decide how the run goes on; with an `error` it doesn't."""
     go_on(state)
     state.iteration += 1
     state.ledger = []
-    verdict = judge(state, answered=answer is not None, limits=limits)
+    verdict = Verdict("failed", error) if error else judge(state, answered=answer is not None, limits=limits)
     if verdict.status == "done":
         state.output = answer
     return _apply(state, verdict)
@@ -188,9 +208,11 @@ def close(state: RunState, status: Status, error: RunError | None, by: str) -> l
 
 def reopen(state: RunState, driver: Driver) -> list[Message]:
     """Take the end of a run back. What is in its transcript stays, the results of the calls that the end cut
-    off, too. Its clock and the count of lost replies begin anew; iterations and tokens are what they are."""
+    off, too. Its clock and the counts of lost replies and of answers that were sent back begin anew;
+    iterations and tokens are what they are."""
     state.status, state.error, state.driver = "running", None, driver
-    state.started_at, state.paused_at, state.paused_seconds, state.lost_replies = None, None, 0.0, 0
+    state.started_at, state.paused_at, state.paused_seconds = None, None, 0.0
+    state.lost_replies, state.sent_back = 0, 0
     return []
 
 

@@ -42,8 +42,8 @@ def encode_request(model: str, request: ModelRequest, *, cache: str | None = "5m
         "messages": wire_messages(model, spoken, request.files),
         "stream": True,
     }
-    if request.context.strip():
-        body["system"] = [{"type": "text", "text": request.context}]
+    if request.instructed_context.strip():
+        body["system"] = [{"type": "text", "text": request.instructed_context}]
     if request.tools:
         body["tools"] = [_tool(spec) for spec in request.tools]
     _mark(body, cache)

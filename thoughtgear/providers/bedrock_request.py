@@ -63,8 +63,8 @@ def converse_arguments(model: str, request: ModelRequest, *, cache: bool | None 
     """Return the arguments. Raises `ModelRejectedError` for what can't be sent."""
     spoken = list(turns(request.messages))
     arguments: dict[str, Any] = {"modelId": model, "messages": wire_messages(model, spoken, request.files)}
-    if request.context.strip():
-        arguments["system"] = [{"text": request.context}]
+    if request.instructed_context.strip():
+        arguments["system"] = [{"text": request.instructed_context}]
     tools = [_tool(spec) for spec in request.tools] or _called_tools(spoken)
     if tools:
         arguments["toolConfig"] = {"tools": tools, **_choice(request)}

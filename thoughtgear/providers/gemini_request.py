@@ -35,8 +35,10 @@ Json = dict[str, Any]
 def encode_request(model: str, request: ModelRequest) -> bytes:
     """Return the body. Raises `ModelRejectedError` for what can't be sent."""
     body: Json = {"contents": wire_contents(model, request)}
-    if request.context.strip():
-        body["systemInstruction"] = {"parts": [{"text": request.context}]}
+    # With tools, models before Gemini 3 can't be held to a schema.
+    context = request.instructed_context if request.tools else request.context
+    if context.strip():
+        body["systemInstruction"] = {"parts": [{"text": context}]}
     if request.tools:
         body["tools"] = [{"functionDeclarations": [_tool(spec) for spec in request.tools]}]
     return encoded(merged(body, _options(request), RESERVED))
@@ -50,10 +52,16 @@ def _tool(spec: ToolSpec) -> Json:
 def _options(request: ModelRequest) -> Json:
     options = {name: value for name, value in request.options.items() if name != "tool_choice"}
     own = {name: options.pop(name) for name in [*options] if name in (*BODY_OPTIONS, *RESERVED)}
-    config = {**(options.pop("generationConfig", None) or {}), **options}
+    config = {**_format(request), **(options.pop("generationConfig", None) or {}), **options}
     config = {name: value for name, value in config.items() if value is not None}
     choice = _choice(request)
     return {**({"generationConfig": config} if config else {}), **choice, **own}
+
+
+def _format(request: ModelRequest) -> Json:
+    if request.output is None or request.tools:
+        return {}
+    return {"responseMimeType": "application/json", "responseJsonSchema": request.output.schema}
 
 
 def _choice(request: ModelRequest) -> Json:

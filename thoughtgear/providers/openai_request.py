@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from thoughtgear.models import Attachment, Message
-from thoughtgear.protocols import ModelRequest, ToolSpec
+from thoughtgear.protocols import ModelRequest, OutputSpec, ToolSpec
 from thoughtgear.providers.turns import (
     IMAGES,
     Call,
@@ -33,6 +33,8 @@ def encode_request(model: str, request: ModelRequest) -> bytes:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    if request.output is not None and not request.tools:
+        body["response_format"] = _format(request.output)
     if request.tools:
         body["tools"] = [_tool(spec) for spec in request.tools]
     return encoded(merged(body, _options(request), RESERVED))
@@ -47,6 +49,11 @@ def _options(request: ModelRequest) -> dict[str, Any]:
     return options
 
 
+def _format(output: OutputSpec) -> dict[str, Any]:
+    schema = {"name": output.name, "schema": output.schema, "strict": output.closed}
+    return {"type": "json_schema", "json_schema": schema}
+
+
 def _tool(spec: ToolSpec) -> dict[str, Any]:
     function = {"name": spec.name, "description": spec.description, "parameters": spec.parameters}
     return {"type": "function", "function": function}
@@ -55,8 +62,10 @@ def _tool(spec: ToolSpec) -> dict[str, Any]:
 def wire_messages(request: ModelRequest) -> list[dict[str, Any]]:
     """Return the system message and the transcript."""
     wire: list[dict[str, Any]] = []
-    if request.context:
-        wire.append({"role": "system", "content": request.context})
+    # Small servers that hold a model to a schema let it call no tools.
+    context = request.instructed_context if request.tools else request.context
+    if context:
+        wire.append({"role": "system", "content": context})
     for turn in turns(request.messages):
         if turn.by_user:
             wire.append({"role": "user", "content": _content(turn.message, request.files)})

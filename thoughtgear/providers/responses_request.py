@@ -43,6 +43,9 @@ def encode_request(model: str, request: ModelRequest) -> bytes:
     }
     if REASONS.match(model):
         body["include"] = ["reasoning.encrypted_content"]
+    if request.output is not None:
+        named = {"name": request.output.name, "schema": request.output.schema}
+        body["text"] = {"format": {"type": "json_schema", **named, "strict": request.output.closed}}
     if request.context:
         body["instructions"] = request.context
     if request.tools:

@@ -1,0 +1,73 @@
+"""How each provider is told what the final answer has to be, as the official types validate it."""
+
+import json
+
+import pytest
+from anthropic.types.message_create_params import MessageCreateParamsStreaming
+from conversations import TOOL, listed, user
+from google.genai import types
+from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
+from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from thoughtgear.protocols import ModelRequest
+from thoughtgear.providers import anthropic_request, gemini_request, openai_request, responses_request
+from thoughtgear.providers.bedrock_request import converse_arguments
+from thoughtgear.structured import OutputType
+
+
+class Invoice(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    number: int
+
+
+SPEC = OutputType(Invoice).spec
+CLOSED = {"name": "Invoice", "schema": SPEC.schema, "strict": True}
+
+
+def request(*tools) -> ModelRequest:
+    return ModelRequest("Be brief.", [user("Hi.")], tools, output=SPEC)
+
+
+def test_the_responses_api_is_held_to_the_schema():
+    """The format stands in the body, with tools, too, and the context says nothing of it."""
+    body = json.loads(responses_request.encode_request("m", request(TOOL)))
+    assert listed(TypeAdapter(ResponseCreateParamsStreaming).validate_python(body)) == body
+    assert body["text"]["format"] == {"type": "json_schema", **CLOSED}
+    assert body["instructions"] == "Be brief."
+
+
+@pytest.mark.parametrize("tools", [(), (TOOL,)])
+def test_chat_completions_are_held_to_the_schema_where_there_are_no_tools(tools):
+    """Small servers that hold a model to a schema let it call nothing: with tools it is told instead."""
+    body = json.loads(openai_request.encode_request("m", request(*tools)))
+    assert listed(TypeAdapter(CompletionCreateParamsStreaming).validate_python(body)) == body
+    told = body["messages"][0]["content"]
+    assert (told == "Be brief.", "response_format" in body) == ((False, False) if tools else (True, True))
+    assert tools or body["response_format"]["json_schema"] == CLOSED
+    assert not tools or SPEC.instruction in told
+
+
+@pytest.mark.parametrize("tools", [(), (TOOL,)])
+def test_gemini_is_held_to_the_schema_where_there_are_no_tools(tools):
+    """The schema stands in the generationConfig; with tools it is told instead."""
+    body = json.loads(gemini_request.encode_request("m", request(*tools)))
+    told = body["systemInstruction"]["parts"][0]["text"]
+    if tools:
+        assert SPEC.instruction in told
+        assert "generationConfig" not in body
+    else:
+        config = types.GenerationConfig.model_validate_json(json.dumps(body["generationConfig"]))
+        assert (config.response_mime_type, config.response_json_schema) == ("application/json", SPEC.schema)
+        assert told == "Be brief."
+
+
+def test_claude_and_converse_are_told():
+    """The context ends with what the answer has to be."""
+    body = json.loads(anthropic_request.encode_request("m", request(TOOL)))
+    assert listed(TypeAdapter(MessageCreateParamsStreaming).validate_python(body)) == body
+    arguments = converse_arguments("m", request(TOOL))
+    for told in (body["system"][0]["text"], arguments["system"][0]["text"]):
+        assert told == f"Be brief.\n\n{SPEC.instruction}"
+    assert converse_arguments("m", ModelRequest("", [user("Hi.")], output=SPEC))["system"]
