@@ -16,8 +16,8 @@ T = TypeVar("T")
 TOGETHER = 8
 """Runs or documents under way at once."""
 
-LISTED = 100
-"""Runs that are listed at once."""
+LISTED = 500
+"""Runs that are listed at once: the files store reads every run for each page."""
 
 KEYS = 1000
 """Keys of documents that are listed at once."""
