@@ -153,3 +153,11 @@ SCENARIOS = {
 
 ENUMERATED = ("small-temporal", "small-local", "small-queue")
 """Those of which every schedule of two faults is tried."""
+
+RARE = tuple(
+    f"{name}:{when}" for name in ("get_document", "put_document", "reconcile") for when in ("before", "after")
+)
+"""The points that none of these passes."""
+
+PASS_RARE = ("session-local", "bank-queue")
+"""Scenarios that pass those."""

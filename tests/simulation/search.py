@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from simulation import clock
 from simulation.experiment import Experiment, Outcome, random_experiment
 from simulation.faults import LISTED, POINTS, Fault
-from simulation.scenarios import SCENARIOS
+from simulation.scenarios import PASS_RARE, RARE, SCENARIOS
 from simulation.temporal import Temporal
 
 COLLECT = 200
@@ -67,13 +67,23 @@ def singles(name: str) -> Iterator[Experiment]:
     return following(Experiment(name))
 
 
-def following(first: Experiment) -> Iterator[Experiment]:
-    """Every schedule that goes on from this one by one more fault. It makes an experiment to find out."""
+def thaws(name: str) -> Iterator[Experiment]:
+    """Every freeze in a scenario, with a thaw at each later point that the small scenarios don't pass: one
+    fault is no thaw, and all of two are tried in the small ones alone."""
+    thaw = dict.fromkeys(RARE, ("thaw",))
+    for one in singles(name):
+        if one.faults[0].kind == "freeze":
+            yield from following(one, thaw)
+
+
+def following(first: Experiment, points: Mapping[str, Sequence[str]] = POINTS) -> Iterator[Experiment]:
+    """Every schedule that goes on from this one by one more fault, of those that `points` allow. It makes an
+    experiment to find out."""
     trace = first.run().world.trace
     frozen = any(fault.kind == "freeze" for fault in first.faults)
     stale = SCENARIOS[first.scenario].driver is Temporal
     for at in range(first.faults[-1].at + 1 if first.faults else 0, len(trace)):
-        for kind in POINTS[trace[at][0]]:
+        for kind in points.get(trace[at][0], ()):
             if (kind != "thaw" or frozen) and (kind != "stale" or stale):
                 yield replace(first, faults=(*first.faults, Fault(at, kind)))
 
@@ -84,7 +94,8 @@ def seeds(first: int, count: int) -> Iterator[Experiment]:
 
 
 class Piece(NamedTuple):
-    """A piece of work: the singles of a scenario, the pairs whose first fault is at a point, or seeds."""
+    """A piece of work: the singles or the thaws of a scenario, its pairs whose first fault is at a point, or
+    seeds."""
 
     kind: str
     scenario: str = ""
@@ -96,6 +107,8 @@ class Piece(NamedTuple):
             yield from seeds(self.first, self.count)
         elif self.kind == "singles":
             yield from singles(self.scenario)
+        elif self.kind == "thaws":
+            yield from thaws(self.scenario)
         else:
             for one in [one for one in singles(self.scenario) if one.faults[0].at == self.first]:
                 yield from following(one)
@@ -108,6 +121,8 @@ def pieces(single: Sequence[str], double: Sequence[str], first: int, count: int)
         with clock.virtual():
             points = len(Experiment(name).run().world.trace)
         yield from (Piece("pairs", name, at) for at in range(points))
+    if double:
+        yield from (Piece("thaws", name) for name in PASS_RARE)
     for begin in range(first, first + count, SEEDS):
         yield Piece("seeds", first=begin, count=min(SEEDS, first + count - begin))
 
