@@ -9,6 +9,7 @@ just simulate 'small-local@12:die,30:lose'
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -39,7 +40,7 @@ def main(
     first: Annotated[int, typer.Option(help="The first seed.")] = 0,
     singles: Annotated[bool, typer.Option(help="Try every fault in every scenario.")] = True,
     pairs: Annotated[bool, typer.Option(help="Try every two faults in the small scenarios.")] = True,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
 ) -> None:
     """Search for a schedule of faults that breaks a promise; exit with 1 where there is one, or where a
     listed fault has never fired."""
@@ -49,6 +50,9 @@ def main(
     work = list(pieces(list(SCENARIOS) if singles else [], ENUMERATED if pairs else [], first, seeds))
     tally = search(work, jobs)
     console.print(table_of(tally))
+    console.print(
+        "Schedules: " + ", ".join(f"{count:,} {kind}" for kind, count in sorted(tally.kinds.items()))
+    )
     console.print(
         f"{tally.schedules:,} schedules in {tally.seconds:,.0f} s of CPU: {tally.per_minute:,.0f} per minute "
         f"and core. {len(tally.failures)} failed. {datetime.now(UTC):%Y-%m-%d}"
@@ -103,7 +107,7 @@ def results(work: list[Piece], jobs: int) -> Iterator[Tally]:
 
 def report(tally: Tally, *, whole: bool) -> int:
     """Say how to repeat each failure, and how to keep it as a test. Return the exit code: 1 as well where a
-    listed fault has never fired in a `whole` search: whatever chance adds, all singles and pairs are in it."""
+    listed fault has never fired in a `whole` search: all singles and pairs are in it, without chance."""
     for failed, violations in tally.failures:
         console.print(f"[red]{violations[0]}[/]", soft_wrap=True, highlight=False)
         console.print(f"  just simulate '{smallest(failed)}'", soft_wrap=True, highlight=False)

@@ -28,9 +28,11 @@ SEEDS = 250
 
 @dataclass
 class Tally:
-    """What a search has done so far. `seconds` are of CPU, over all processes."""
+    """What a search has done so far. `kinds` are its schedules by the kind of piece that they are from;
+    `seconds` are of CPU, over all processes."""
 
     schedules: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
     fired: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: list[tuple[Experiment, list[str]]] = field(default_factory=list)
     seconds: float = 0.0
@@ -57,6 +59,7 @@ class Tally:
     def merge(self, other: Tally) -> None:
         """Add what another piece of work has done."""
         self.schedules += other.schedules
+        self.kinds.update(other.kinds)
         self.seconds += other.seconds
         self.fired.update(other.fired)
         self.failures = [*self.failures, *other.failures][:KEPT]
@@ -130,7 +133,9 @@ def pieces(single: Sequence[str], double: Sequence[str], first: int, count: int)
 def carry_out(piece: Piece) -> Tally:
     """Do a piece of work in this process."""
     with clock.virtual():
-        return try_all(piece.experiments())
+        tally = try_all(piece.experiments())
+    tally.kinds[piece.kind] = tally.schedules
+    return tally
 
 
 def try_all(experiments: Iterable[Experiment]) -> Tally:
