@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -16,7 +16,7 @@ from thoughtgear.executors.local import LocalExecutor
 from thoughtgear.ids import run_id_for
 from thoughtgear.models import RunState
 
-Actor = Callable[[World], Awaitable[None]]
+Actor = Callable[[World], Coroutine[Any, Any, None]]
 
 LOOK = 0.25
 """Seconds between two looks of an actor at what it waits for."""

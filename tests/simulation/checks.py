@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from simulation.fences import Transcripts, check_commits, check_effects, check_replies
@@ -44,10 +44,10 @@ def _unseen_errors(world: World) -> Iterator[str]:
     """No task of a process that lives fails without anyone looking at its error."""
     for task in world.loop.tasks:
         dead = task.process is not None and task.process.killed
-        if not dead and task.done() and task._log_traceback:  # type: ignore[attr-defined]
+        if not dead and task.done() and task._log_traceback:
             error = task.exception()
             if SECRET not in str(error):
-                yield f"nobody looked at what {task.get_coro().__qualname__} raised: {error!r}"
+                yield f"nobody looked at what {task.what} raised: {error!r}"
 
 
 def _check_end(world: World, state: RunState, messages: list[Message]) -> Iterator[str]:
@@ -99,7 +99,7 @@ def _check_acknowledged(world: World, transcripts: Transcripts) -> Iterator[str]
             yield from _check_settled(sent.request_id, sent.text, transcripts[sent.run_id])
 
 
-def _check_settled(key: str, outcome: str, messages: list[Message]) -> Iterator[str]:
+def _check_settled(key: str, outcome: str, messages: Sequence[Message]) -> Iterator[str]:
     status = {"done": "ok", "void": "error"}[outcome]
     call_id = key.rpartition(":")[2]
     results = [message.tool_result for message in messages if message.tool_result]

@@ -72,6 +72,11 @@ class NumberedTask(asyncio.Task[Any]):
     def __hash__(self) -> int:
         return self._number
 
+    @property
+    def what(self) -> str:
+        """The name of what it runs."""
+        return getattr(self.get_coro(), "__qualname__", "?")
+
 
 class VirtualLoop(asyncio.AbstractEventLoop):
     """Runs what is ready in its order, then jumps to the next timer. `now` is in seconds."""
@@ -87,23 +92,31 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._timers: list[tuple[float, int, Handle | asyncio.Future[None]]] = []
         self._timer_count = 0
 
-    # --- what asyncio asks a loop for ---
+    # --- what asyncio asks a loop for, without the types of the arguments ---
 
     def time(self) -> float:
         return self.now
 
-    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
+    def call_soon(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Context | None = None
+    ) -> Any:
         handle = Handle(callback, args, context, self.now)
         self.ready.append(handle)
         return handle
 
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Context | None = None
+    ) -> Any:
         return self.call_soon(callback, *args, context=context)
 
-    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> Any:
         return self.call_at(self.now + delay, callback, *args, context=context)
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> Any:
         handle = Handle(callback, args, context, when)
         self._push(when, handle)
         return handle

@@ -103,11 +103,11 @@ class Piece(NamedTuple):
     kind: str
     scenario: str = ""
     first: int = 0
-    count: int = 0
+    number: int = 0
 
     def experiments(self) -> Iterator[Experiment]:
         if self.kind == "seeds":
-            yield from seeds(self.first, self.count)
+            yield from seeds(self.first, self.number)
         elif self.kind == "singles":
             yield from singles(self.scenario)
         elif self.kind == "thaws":
@@ -127,7 +127,7 @@ def pieces(single: Sequence[str], double: Sequence[str], first: int, count: int)
     if double:
         yield from (Piece("thaws", name) for name in PASS_RARE)
     for begin in range(first, first + count, SEEDS):
-        yield Piece("seeds", first=begin, count=min(SEEDS, first + count - begin))
+        yield Piece("seeds", first=begin, number=min(SEEDS, first + count - begin))
 
 
 def carry_out(piece: Piece) -> Tally:

@@ -12,7 +12,12 @@ def tell(world: World) -> Iterator[str]:
     """One line for each fault, commit, effect and reply. Times are in seconds."""
     ledger = world.ledger
     writes = [write for one in ledger.writes.values() for write in one]
-    events = [*ledger.strikes, *writes, *ledger.effects, *ledger.replies]
+    events: list[Strike | Write | Effect | Reply] = [
+        *ledger.strikes,
+        *writes,
+        *ledger.effects,
+        *ledger.replies,
+    ]
     begin = min((event.at for event in events), default=0.0)
     for event in sorted(events, key=lambda event: event.at):
         yield f"{event.at - begin:9.3f}  {event.process.role:<12} {_line(event)}"

@@ -75,7 +75,7 @@ def test_each_scenario_holds_without_faults(scenario: str) -> None:
 
 def test_no_sample_of_random_faults_breaks_a_promise() -> None:
     """Up to six random faults in random scenarios are survived."""
-    tally = carry_out(Piece("seeds", count=SAMPLE))
+    tally = carry_out(Piece("seeds", number=SAMPLE))
     assert tally.failures == []
     assert sum(tally.fired.values()) > SAMPLE
 

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from simulation import clock
 from simulation.eventloop import LivelockError, VirtualLoop
@@ -24,6 +24,7 @@ from thoughtgear.errors import (
     OutcomeUnknownError,
     ThoughtgearError,
 )
+from thoughtgear.protocols import OrmAdapter
 
 if TYPE_CHECKING:
     from simulation.scenarios import Scenario
@@ -85,7 +86,7 @@ class World:
                 self.wrong(f"{open_work} is still open in the {self.driver.name}, although all runs are over")
             for task in self.loop.tasks:
                 if not task.done() and task.process is not None and not task.process.killed:
-                    self.wrong(f"{task.get_coro().__qualname__} goes on although all runs are over")
+                    self.wrong(f"{task.what} goes on although all runs are over")
         except LivelockError as exc:
             self.wrong(str(exc))
         finally:
@@ -133,7 +134,7 @@ class World:
         return PromptHandler(
             tools=self.scenario.tools,
             model=Model(self, process),
-            orm=Line(self, process),
+            orm=cast(OrmAdapter, Line(self, process)),  # what the loop asks a store for
             executor=self.driver.executor(process),
             limits=self.scenario.limits,
         )
