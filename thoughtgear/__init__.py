@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from thoughtgear.callbacks import Callbacks as Callbacks
     from thoughtgear.client import RunClient as RunClient
+    from thoughtgear.context import Trim as Trim
     from thoughtgear.errors import OutcomeUnknownError as OutcomeUnknownError
     from thoughtgear.executors.lambda_ import LambdaExecutor as LambdaExecutor
     from thoughtgear.executors.lambda_handler import make_lambda_handler as make_lambda_handler
@@ -50,6 +51,7 @@ _WHERE = {
     "ThoughtgearPlugin": "worker",
     "Tool": "tools",
     "ToolContext": "tools",
+    "Trim": "context",
     "Void": "outcomes",
     "build_worker": "worker",
     "make_lambda_handler": "executors.lambda_handler",

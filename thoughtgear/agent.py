@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thoughtgear.callbacks import Callbacks
+from thoughtgear.context import Trim
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.foreign import contained
 from thoughtgear.loop import Limits
@@ -38,6 +39,7 @@ class Agent:
     limits: Limits
     model_options: Mapping[str, Any] = field(default_factory=dict)
     output_type: OutputType | None = None
+    context_policy: Trim | None = None
 
     async def context_for(self, state: RunState) -> str:
         """Return the system context, which may be a (sync or async) function of the run. Raises

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +14,7 @@ from pydantic import BaseModel
 from thoughtgear import control, inbox, registry
 from thoughtgear.agent import Agent, Context
 from thoughtgear.callbacks import Callbacks
+from thoughtgear.context import Trim, check_policy
 from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError, RunBusyError, RunNotFoundError
 from thoughtgear.ids import check_label, check_run_id
 from thoughtgear.iteration import run_iteration
@@ -44,8 +44,8 @@ class PromptHandler:
     dict with `provider` and `name`, or a `ModelProvider`; those of `fallback` are asked in turn when it is
     out; `db` a URL or a dict with a `type`, or `orm` an `OrmAdapter`; `executor` drives the iterations
     (default: a loop in this process). `on_busy` says what a prompt does while the last run of its session
-    goes on. `output_type` is a pydantic model that the final answer has to fit: `output` is its JSON then.
-    Raises `ConfigurationError`.
+    goes on. The final answer has to fit `output_type`, a pydantic model. `context_policy` bounds what is sent
+    of a long conversation. Raises `ConfigurationError`.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class PromptHandler:
         on_busy: OnBusy = "queue",
         model_options: Mapping[str, Any] | None = None,
         output_type: type[BaseModel] | None = None,
+        context_policy: Trim | None = None,
         tool_threads: int = 32,
     ) -> None:
         if db is not None and orm is not None:
@@ -87,7 +88,8 @@ class PromptHandler:
             callbacks=callbacks or Callbacks(),
             limits=self.limits,
             model_options=dict(model_options or {}),
-            output_type=None if output_type is None else OutputType(output_type),
+            output_type=OutputType.of(output_type),
+            context_policy=check_policy(context_policy),
         )
         self._runner: asyncio.Runner | None = None
         self.executor = registry.open_executor(executor)
@@ -191,7 +193,7 @@ class PromptHandler:
             text,
             session_id=state.session_id,
             user_id=state.user_id,
-            request_id=_follow_up_id(run_id, item.request_id),
+            request_id=inbox.follow_up_id(run_id, item.request_id),
             wait=False,
         )
 
@@ -391,8 +393,3 @@ class PromptHandler:
     async def _cancel_in_driver(self, state: RunState) -> bool:
         cancel = getattr(self.executor, "cancel", None)
         return cancel is not None and bool(await cancel(state.run_id))
-
-
-def _follow_up_id(run_id: str, request_id: str) -> str:
-    """The request id of the run that a message to a finished run becomes."""
-    return "follow-up-" + hashlib.sha256(f"{run_id}/{request_id}".encode()).hexdigest()[:32]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 
 from thoughtgear.errors import ConflictError, LimitExceededError, StoreUnavailableError
@@ -61,3 +62,8 @@ def _check_room(state: RunState, item: InboxItem, limits: Limits) -> None:
         raise LimitExceededError(
             f"The run's inbox is full ({len(state.mail)} messages); wait until the run has read them."
         )
+
+
+def follow_up_id(run_id: str, request_id: str) -> str:
+    """The request id of the run that a message to a finished run becomes."""
+    return "follow-up-" + hashlib.sha256(f"{run_id}/{request_id}".encode()).hexdigest()[:32]

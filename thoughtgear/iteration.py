@@ -204,10 +204,18 @@ class _Iteration:
         mail = [as_message(item, state.iteration + 1) for item in seen]
         attached = [(run_id, message) for run_id, message in earlier if message.attachments]
         attached += [(state.run_id, message) for message in await agent.transcripts.attached(state)]
+        context, tools = await agent.context_for(state), agent.toolbox.specs()
+        messages = [message for _, message in earlier]
+        if agent.context_policy is None:
+            messages += [*own, *mail]
+        else:
+            messages = agent.context_policy.fit(messages, [*own, *mail], context, tools)
+            sent = set(map(id, messages))
+            attached = [(run_id, message) for run_id, message in attached if id(message) in sent]
         return ModelRequest(
-            context=await agent.context_for(state),
-            messages=[*(message for _, message in earlier), *own, *mail],
-            tools=agent.toolbox.specs(),
+            context=context,
+            messages=messages,
+            tools=tools,
             files={
                 attachment.sha256: await agent.transcripts.file(run_id, attachment.sha256)
                 for run_id, message in attached

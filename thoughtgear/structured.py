@@ -39,6 +39,11 @@ class OutputType:
             )
         self.spec = OutputSpec(re.sub(r"[^A-Za-z0-9_-]", "_", self.name)[:64], schema)
 
+    @classmethod
+    def of(cls, model: type[BaseModel] | None) -> OutputType | None:
+        """Return the type for a model, if there is one."""
+        return None if model is None else cls(model)
+
     def check(self, text: str) -> Answer:
         """Check an answer. A code fence around it, which models like to write, is no part of it."""
         fenced = _FENCED.fullmatch(text)
