@@ -183,8 +183,9 @@ RECORDED = frames(
 TEXT = "Grüße,\u2028Wal \U0001f40b"
 
 
-async def test_a_reply_is_the_same_wherever_the_network_cuts_it(ask):
-    """Text, calls, reasoning and usage are the same for a stream that is cut all over."""
+@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.long)])
+async def test_a_reply_is_the_same_wherever_the_network_cuts_it(ask, step):
+    """Text, calls, reasoning and usage are the same for a stream that is cut at any byte."""
     cut = 0
 
     async def answer(reader, writer) -> None:
@@ -192,7 +193,7 @@ async def test_a_reply_is_the_same_wherever_the_network_cuts_it(ask):
 
     async with replay(answer) as server:
         provider = bedrock(server.base_url)
-        for cut in range(0, len(RECORDED), 7):  # noqa: B007  the server reads it
+        for cut in range(0, len(RECORDED), step):  # noqa: B007  the server reads it
             reply, pieces = await ask(provider, "hi")
             assert "".join(pieces) == reply.text == TEXT
             assert list(reply.calls) == [
@@ -298,11 +299,12 @@ def test_the_extra_is_named(monkeypatch):
         registry.open_store("s3://bucket/path")
 
 
-async def test_nonsense_of_wrong_types_ends_a_run(tmp_path, quick):
+@pytest.mark.parametrize("replies", [6, pytest.param(60, marks=pytest.mark.long)])
+async def test_nonsense_of_wrong_types_ends_a_run(tmp_path, quick, replies):
     """Events in which some value has a wrong type become a result, a lost reply or a refusal."""
     rng = random.Random(5)
     whole = bedrock_events(["So ", "it is."], [("look", '{"path": "a"}')], "tool_use")
-    for number in range(25):
+    for number in range(replies):
         mutated = [
             {name: mutations(body, rng) if rng.random() < 0.4 else body for name, body in event.items()}
             for event in whole

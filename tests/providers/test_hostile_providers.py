@@ -123,8 +123,14 @@ async def test_a_lost_reply_is_bought_again_a_number_of_times(
     assert (state.status, state.output, state.lost_replies, story.asked) == ("done", "Fine.", 0, 2)
 
 
-async def test_a_flood_is_refused_while_it_comes(story: Story, dialect: Dialect) -> None:
+@pytest.mark.parametrize(
+    "dialect",
+    [DIALECTS[0], *(pytest.param(each, marks=pytest.mark.long) for each in DIALECTS[1:])],
+    ids=lambda dialect: dialect.name,
+)
+async def test_a_flood_is_refused_while_it_comes(tmp_path: Path, quick: None, dialect: Dialect) -> None:
     """A reply of 50 MB is hung up on before it is read to the end, and memory stays bounded meanwhile."""
+    story = Story(tmp_path, dialect.make)
     sent = 0
     piece = dialect.text(*["x" * 100] * 100, reason="")
 
@@ -164,7 +170,7 @@ def mutations(value: Any, rng: random.Random) -> Any:
 
 
 @pytest.mark.parametrize("dialect", OVER_HTTPX, ids=lambda dialect: dialect.name)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.long) for n in range(1, 9))])
 async def test_nonsense_of_wrong_types_ends_a_run(
     tmp_path: Path, quick: None, dialect: Dialect, seed: int
 ) -> None:

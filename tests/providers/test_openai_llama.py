@@ -1,11 +1,14 @@
 """The provider against a real llama.cpp server."""
 
 import socket
+from typing import Literal
 
 import openai
 import pytest
+from pydantic import BaseModel, ConfigDict
 
 from thoughtgear.errors import ModelRejectedError, ModelUnavailableError
+from thoughtgear.handler import PromptHandler
 from thoughtgear.models import Message, ToolCall, ToolResult
 from thoughtgear.protocols import ModelRequest, ToolSpec
 from thoughtgear.providers.openai import OpenAIProvider
@@ -122,3 +125,36 @@ async def test_a_closed_port_is_unavailable(ask):
         with pytest.raises(ModelUnavailableError, match="no connection"):
             await ask(provider, "hi")
     await provider.aclose()
+
+
+class Colour(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: Literal["red", "green", "blue"]
+    dark: bool
+
+
+async def test_a_final_answer_is_held_to_a_schema(llama_url):
+    """A model too small to write JSON by itself gives an answer that fits, for the server holds it to the
+    schema; nothing has to be sent back."""
+    model = {
+        "provider": "openai",
+        "name": "smollm2",
+        "base_url": llama_url,
+        "options": SHORT | {"max_tokens": 64},
+    }
+    async with PromptHandler(model=model, db="memory://", output_type=Colour) as handler:
+        state = await handler.handle_prompt("Name a colour.")
+    assert (state.status, state.sent_back) == ("done", 0)
+    assert Colour.model_validate_json(state.output).name in ("red", "green", "blue")
+
+
+async def test_a_server_that_is_gone_is_stood_in_for(llama_url):
+    """The real server answers for one that is not there, and the transcript says so."""
+    gone = {"provider": "openai", "name": "gone", "base_url": "http://127.0.0.1:9/v1"}
+    there = {"provider": "openai", "name": "smollm2", "base_url": llama_url, "options": SHORT}
+    async with PromptHandler(model=gone, fallback=[there], db="memory://") as handler:
+        state = await handler.handle_prompt("Name a colour.")
+        reply = (await handler.history(state.run_id))[-1]
+    assert state.status == "done"
+    assert reply.passed_over == ["gone: openai at 127.0.0.1: no connection (ConnectError); check base_url"]

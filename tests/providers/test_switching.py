@@ -141,7 +141,11 @@ def test_a_transcript_of_one_is_sent_to_another(writer, reader):
 ALL = [OPENAI, RESPONSES, ANTHROPIC, GEMINI, BEDROCK]
 
 
-@pytest.mark.parametrize(("first", "second"), [*permutations(ALL, 2)], ids=lambda d: f"{d.name} {d.settings}")
+RING = [*pairwise([*ALL, ALL[0]])]
+REST = [pytest.param(*pair, marks=pytest.mark.long) for pair in permutations(ALL, 2) if pair not in RING]
+
+
+@pytest.mark.parametrize(("first", "second"), RING + REST, ids=lambda d: f"{d.name} {d.settings}")
 async def test_a_session_goes_on_with_another_provider(tmp_path, first, second):
     """Over HTTP and from a store: one provider calls a tool and answers, another gets the whole conversation
     with its next prompt, and answers."""
