@@ -16,7 +16,7 @@ from simulation.faults import LISTED, POINTS, Fault
 from simulation.scenarios import PASS_RARE, RARE, SCENARIOS
 from simulation.temporal import Temporal
 
-COLLECT = 200
+COLLECT = 20
 """Experiments between two collections of garbage: worlds are full of cycles."""
 
 KEPT = 20
