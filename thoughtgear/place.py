@@ -44,8 +44,10 @@ class Place:
 
     def _shown_db(self) -> str | None:
         """The store, without its password or key: they stay out of the terminal and its history. A local
-        store has neither; another has them before an `@` or in any option of its URL."""
-        if self.db is None or self.db.startswith(("sqlite:", "files:")) or not {"@", "?"} & set(self.db):
+        store has neither; another has them before an `@`, in any option of its URL, or in its JSON."""
+        if self.db is None or self.db.startswith(("sqlite:", "files:")):
+            return self.db
+        if not ({"@", "?"} & set(self.db) or registry.is_dict(self.db)):
             return self.db
         return None if self.db == os.environ.get("THOUGHTGEAR_DB") else "URL"
 

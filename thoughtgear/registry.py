@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,20 +92,50 @@ def lookup(table: Mapping[str, str], name: str, what: str) -> Any:
 
 
 def open_store(db: str | Mapping[str, Any] | None = None, *, create: bool = True) -> OrmAdapter:
-    """Make a store from a URL, a dict with a `type`, or `THOUGHTGEAR_DB` (default: SQLite in this folder).
-    Without `create` one that a URL names has to be there, in as far as it is one that is made by its first
-    use."""
+    """Make a store from a URL, a dict with a `type` or the JSON of one, or `THOUGHTGEAR_DB` (default: SQLite
+    in this folder). Without `create` it has to be there, in as far as it is one that is made by its first
+    use. Raises `ConfigurationError`, which repeats no secret."""
     db = db or os.environ.get("THOUGHTGEAR_DB") or DEFAULT_DB
-    store: OrmAdapter
-    if isinstance(db, str):
-        scheme = db.partition(":")[0].partition("+")[0]
-        if not create and scheme in MADE and "create" not in parse_qs(db.partition("?")[2]):
-            db += f"{'&' if '?' in db else '?'}create=false"
-        store = lookup(ADAPTERS, scheme, "store").from_url(db)
-    else:
-        settings = _settings(db, "A store")
-        store = lookup(ADAPTERS, settings.pop("type", ""), "store").from_dict(settings)
+    if isinstance(db, str) and is_dict(db):
+        db = _read_dict(db)
+    return _from_url(db, create) if isinstance(db, str) else _from_dict(db, create)
+
+
+def _from_url(url: str, create: bool) -> OrmAdapter:
+    scheme = url.partition(":")[0].partition("+")[0]
+    if not create and scheme in MADE and not _has_create(url):
+        url += f"{'&' if '?' in url else '?'}create=false"
+    store: OrmAdapter = lookup(ADAPTERS, scheme, "store").from_url(url)
     return store
+
+
+def _from_dict(db: Mapping[str, Any], create: bool) -> OrmAdapter:
+    settings = _settings(db, "A store")
+    kind = settings.pop("type", "")
+    if not create and kind in MADE and not _has_create(str(settings.get("url"))):
+        settings.setdefault("create", False)
+    store: OrmAdapter = lookup(ADAPTERS, kind, "store").from_dict(settings)
+    return store
+
+
+def _has_create(url: str) -> bool:
+    return "create" in parse_qs(url.partition("?")[2])
+
+
+def is_dict(db: str) -> bool:
+    """Whether this is to be the JSON of a store's dict: no URL begins so."""
+    return db.lstrip().startswith("{")
+
+
+def _read_dict(text: str) -> dict[str, Any]:
+    try:
+        read: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError):  # `from None`: it holds the text, where a password may stand
+        raise ConfigurationError(
+            "This store's JSON can't be read. It is a dict with a type, such as "
+            '{"type": "sqlite", "path": "runs.db"}; a URL does, too.'
+        ) from None
+    return read
 
 
 def open_model(model: str | Mapping[str, Any] | ModelProvider | None = None) -> ModelProvider:

@@ -14,6 +14,8 @@ from typer.testing import CliRunner, Result
 
 from thoughtgear.adapters.sql_version import SCHEMA_VERSION
 from thoughtgear.cli import app
+from thoughtgear.registry import open_store
+from thoughtgear.testing import append, new_run
 
 OLD = Path(__file__).parents[1] / "adapters" / "schemas" / "v1.sqlite.sql"
 
@@ -55,6 +57,25 @@ async def test_upgrade_of_a_handlers_store(folder: Path) -> None:
     ended = await type_in("db", "upgrade", "-t", "keeper.py:h")
     assert ended.exit_code == 0
     assert (folder / "its_own.db").exists()
+
+
+@pytest.mark.parametrize("by", ["environment", "option"])
+async def test_a_store_is_named_by_json(folder: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    """THOUGHTGEAR_DB and `--db` take the dict of a store as JSON, whose `create` counts; a command that only
+    looks makes none of it."""
+    db, absent = json.dumps({"type": "sqlite", "path": "j.db"}), json.dumps({"type": "files", "path": "none"})
+    if by == "environment":
+        monkeypatch.setenv("THOUGHTGEAR_DB", db)
+    options = () if by == "environment" else ("--db", db)
+    looked = await type_in("runs", *options)
+    assert (looked.exit_code, list(folder.iterdir())) == (1, [])
+    store = open_store(db)
+    await append(store, new_run("one", status="done"), "a")
+    await store.aclose()
+    shown = await type_in("runs", *options, "--json")
+    assert [run["run_id"] for run in json.loads(shown.stdout)["runs"]] == ["one"]
+    assert (await type_in("doctor", "--db", absent)).exit_code == 1
+    assert not (folder / "none").exists()
 
 
 async def test_a_store_without_tables_needs_no_upgrade(folder: Path) -> None:

@@ -124,6 +124,7 @@ async def test_an_empty_store_is_an_empty_list(empty: None):
         ("postgresql://host/db?user=ann&password=hush", "URL"),
         ("s3://bucket/p?access_key_id=ann&secret_access_key=hush&session_token=hush", "URL"),
         ("mongodb://host/db?authMechanismProperties=AWS_SESSION_TOKEN:hush", "URL"),
+        ('{"type": "postgresql", "host": "host", "password": "hush"}', "URL"),
         ("s3://bucket/p", "s3://bucket/p"),
         ("sqlite:///a@b.db?lock_timeout=5", "'sqlite:///a@b.db?lock_timeout=5'"),
     ],

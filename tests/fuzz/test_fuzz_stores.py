@@ -161,6 +161,27 @@ def test_what_is_no_url_is_not_repeated(given: str) -> None:
     assert given.partition(":")[0] not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        f'{{"type": "postgresql", "password": "{SECRET}"',
+        f'{{"{SECRET}"}}',
+        f'{{"type": "{SECRET}"}}',
+        f'{{"type": ["{SECRET}"]}}',
+        f'{{"password": "{SECRET}"}}',
+        '{"a":' * 100_000,
+        '{"type": ' + "9" * 5000 + "}",
+    ],
+)
+def test_what_is_no_json_of_a_store_is_not_repeated(given: str) -> None:
+    """JSON that can't be read, or names no store, is a typed error that repeats nothing and has no cause that
+    does."""
+    with pytest.raises(ConfigurationError) as caught:
+        open_store(given)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
 @pytest.mark.parametrize("model", ["sk-proj-abcdef", {"provider": "sk-proj-abcdef"}, {5: "x"}])
 def test_a_key_that_was_given_for_a_model_is_not_repeated(model: Any) -> None:
     """An API key in the place of a model's name is not in the message."""

@@ -71,7 +71,7 @@ Db = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="The store, e.g. sqlite:///thoughtgear.db. [env var: THOUGHTGEAR_DB]",
+        help="The store, e.g. sqlite:///thoughtgear.db; or its JSON. [env var: THOUGHTGEAR_DB]",
     ),
 ]
 Drives = Annotated[
