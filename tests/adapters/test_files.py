@@ -102,6 +102,20 @@ async def test_everything_is_private_and_below_the_root(
     assert list(tmp_path.iterdir()) == [root]
 
 
+async def test_the_folders_above_a_root_are_private_when_made(tmp_path: Path) -> None:
+    """What is made above the root has mode 0700, under any umask; what was there keeps its own."""
+    tmp_path.chmod(0o755)
+    before = os.umask(0)
+    try:
+        opened = FilesAdapter(tmp_path / "a/b/store")
+        await append(opened, new_run("r"), "a")
+        await opened.aclose()
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in (".", "a", "a/b", "a/b/store")]
+    assert modes == [0o755, 0o700, 0o700, 0o700]
+
+
 @pytest.mark.parametrize("planted", ["runs/r", "runs/r/c000000000001", "runs/r/pages", "runs", "tombstones"])
 async def test_no_symlink_is_followed(root: Path, store: FilesAdapter, tmp_path: Path, planted: str) -> None:
     """A link in the place of a folder or a file is a StoreError, for readers and for writers."""
@@ -117,6 +131,29 @@ async def test_no_symlink_is_followed(root: Path, store: FilesAdapter, tmp_path:
         with pytest.raises(StoreError, match="symlink"):
             await attempt
     assert not (aside / "c000000000002").exists()
+
+
+async def test_a_list_of_documents_follows_no_symlink(
+    root: Path, store: FilesAdapter, tmp_path: Path
+) -> None:
+    """A link in the place of a run's folder of documents is a StoreError to whoever lists that folder, and
+    is left out of a wider list: nothing outside of the root is read."""
+    for key in ("r1/a", "r1/" + "n" * 200, "r2/b"):
+        await store.put_document("files", key, b"x", tag=None)
+    aside = tmp_path / "aside"
+    (root / "documents/files/r1").rename(aside)
+    (root / "documents/files/r1").symlink_to(aside)
+    with pytest.raises(StoreError, match="symlink"):
+        await store.list_documents("files", "r1/")
+    assert await store.list_documents("files") == ["r2/b"]
+
+
+async def test_a_url_is_decoded(tmp_path: Path) -> None:
+    """`%20` in the URL is a space in the folder's name, and `%25` a percent sign, as in SQLite's URLs."""
+    opened = open_store(f"files://{tmp_path}/sp%20ace%25")
+    await append(opened, new_run("r"), "a")
+    await opened.aclose()
+    assert [path.name for path in tmp_path.iterdir()] == ["sp ace%"]
 
 
 async def test_what_a_crash_left_is_ignored_and_swept(root: Path, store: FilesAdapter) -> None:

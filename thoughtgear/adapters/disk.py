@@ -59,17 +59,20 @@ class Disk:
         if not create and not (self.root / "layout").exists():
             what = f"{self.root} is no store" if self.root.exists() else f"There is no store {self.root}"
             raise ConfigurationError(f"{what}: check its name. A run makes one, unless create is off.")
-        absent = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
-        try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as exc:
-            raise ConfigurationError(f"{self.root} is not a folder.") from exc
-        for folder in absent:
-            sync_folder(folder.parent)
+        self._make_root()
         for name in ("tmp", "trash", "locks"):
             self.make_folder(name)
         self._check_layout()
         self._sweep()
+
+    def _make_root(self) -> None:
+        absent = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+        with suppress(FileExistsError, NotADirectoryError):
+            for folder in reversed(absent):  # one by one: `parents` would leave the others to the umask
+                folder.mkdir(mode=0o700, exist_ok=True)
+                sync_folder(folder.parent)
+        if not self.root.is_dir():
+            raise ConfigurationError(f"{self.root} is not a folder.")
 
     def _check_layout(self) -> None:
         self.create(self.root / "layout", [b"%d\n" % LAYOUT])

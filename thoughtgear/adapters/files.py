@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from thoughtgear.adapters.disk import Disk, file_name, key_of, names_in, sync_folder
 from thoughtgear.adapters.files_documents import Documents
@@ -69,13 +69,13 @@ class FilesAdapter:
 
     @classmethod
     def from_url(cls, url: str) -> FilesAdapter:
-        """Make a store from `files:///folder?option=value`."""
+        """Make a store from `files:///folder?option=value`; `%20` is a space, as in any URL."""
         scheme, separator, rest = url.partition("://")
         path, _, query = rest.partition("?")
         options = dict(parse_qsl(query, keep_blank_values=True))
         if scheme != "files" or not separator or not path.startswith("/") or "path" in options:
             raise ConfigurationError(f"This store URL is not one of a folder. {_RIGHT_URL}")
-        return cls.from_dict({"path": path, **options})
+        return cls.from_dict({"path": unquote(path, errors="surrogateescape"), **options})
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> FilesAdapter:

@@ -73,9 +73,9 @@ class Documents:
     def keys(self, collection: str, prefix: str, after: str, limit: int) -> list[str]:
         """Return keys in order. Only the folders that the prefix allows are read."""
         head, slash, _ = prefix.partition("/")
-        base = self._disk.folder("documents", file_name(collection))
-        names = [file_name(head)] if slash else names_in(base)
-        keys = [key for name in names for key in self._keys_in(base / name)]
+        base = "documents", file_name(collection)
+        names = [file_name(head)] if slash else names_in(self._disk.folder(*base))
+        keys = [key for name in names for key in self._keys_in(self._disk.folder(*base, name))]
         return sorted(key for key in keys if key.startswith(prefix) and key > after)[: max(limit, 0)]
 
     def _keys_in(self, folder: Path) -> list[str]:
