@@ -82,11 +82,18 @@ async def insist(step: Callable[[], Awaitable[T]]) -> T:
     raise cause
 
 
-async def all_runs(store: OrmAdapter, where: RunFilter = RunFilter()) -> AsyncIterator[RunState]:  # noqa: B008 - frozen
-    """Yield the runs of a store, newest first."""
+async def all_runs(
+    store: OrmAdapter,
+    where: RunFilter = RunFilter(),  # noqa: B008 - frozen
+    damaged: dict[str, str] | None = None,
+) -> AsyncIterator[RunState]:
+    """Yield the runs of a store, newest first. Those that it can't read are left out, and noted in `damaged`:
+    why, by run id."""
     after = None
     while True:
         page = await store.list_runs(where, after=after, limit=LISTED)
+        if damaged is not None:
+            damaged.update(page.damaged)
         for state in page.runs:
             yield state
         if page.after is None:

@@ -140,7 +140,8 @@ class ConflictError(StoreError):
 class CopyConflictError(StoreError):
     """The target of the copy has something else under the same id; it was left as it is.
 
-    `refused` says why, by run id, or by collection and key of a document.
+    Or one of the two stores can't read what it has of it. `refused` says why, by run id, or by
+    collection and key of a document.
     """
 
     def __init__(self, message: str | None = None, *, refused: Mapping[str, str] | None = None) -> None:

@@ -74,10 +74,15 @@ def _canonical(value: object) -> str:
 
 @dataclass(frozen=True)
 class RunPage:
-    """One page of `list_runs`; `after` continues it, None ends it."""
+    """One page of `list_runs`; `after` continues it, None ends it.
+
+    `damaged` says by run id why the store leaves a run out: its record can't be read. Where the store can't
+    tell whether a filter lets such a run pass, or on which page it stands, it is named all the same.
+    """
 
     runs: list[RunState]
     after: str | None = None
+    damaged: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +13,17 @@ from filled import DOCUMENTS, PICTURE, RING, STORES, fill, snapshot
 from hooked_store import HookedStore
 
 from thoughtgear.deletion import delete_user
-from thoughtgear.errors import CopyConflictError, InvalidInputError, StoreError, StoreUnavailableError
+from thoughtgear.errors import (
+    ConflictError,
+    CopyConflictError,
+    InvalidInputError,
+    StoreError,
+    StoreUnavailableError,
+)
 from thoughtgear.handler import PromptHandler
 from thoughtgear.models import Attachment, Message, RunState
 from thoughtgear.protocols import OrmAdapter
+from thoughtgear.registry import open_store
 from thoughtgear.testing import append, new_run
 from thoughtgear.testing.case import texts_of
 from thoughtgear.testing.copies import leap
@@ -443,3 +453,61 @@ async def test_a_document_that_the_source_lost_is_not_counted_as_equal(pair: Pai
     source.hooks["get_document"] = get
     report = await StoreCopy(source, target).run()
     assert (len(read), report.copied.documents, report.equal.documents) == (2, 1, 0)
+
+
+def damage(place: str, kind: str, text: str) -> int:
+    """Put this in the place of every stored text of that kind of run `bad`; returns how many there were."""
+    if place.startswith("sqlite:"):
+        statement = f"UPDATE {kind} SET body = ? WHERE run_id = 'bad'"
+        with closing(sqlite3.connect(place.removeprefix("sqlite:///"))) as database, database:
+            return database.execute(statement, (text,)).rowcount
+    needle = b'"seq"' if kind == "messages" else b'"run_id"'
+    changed = 0
+    for path in (Path(place.removeprefix("files://")) / "runs" / "bad").rglob("*"):
+        if path.is_file() and needle in path.read_bytes():
+            path.write_bytes(path.read_bytes().replace(needle, b"{broken"))
+            changed += 1
+    return changed
+
+
+@pytest.mark.parametrize("kind", ["run_states", "messages"])
+@pytest.mark.parametrize("store", ["sqlite", "files"])
+async def test_a_damaged_run_is_named_and_all_else_is_copied(url_of: Any, store: str, kind: str):
+    """A state or a message that the source can't read refuses its run, by id; the copy is not complete."""
+    place = url_of(store, "source")
+    source, target = open_store(place), open_store(url_of("sqlite", "target"))
+    for run_id in ("one", "bad", "two"):
+        await append(source, new_run(run_id), "a", "b")
+    await source.put_document("memory", "k", b"1", tag=None)
+    assert damage(place, kind, "{broken") > 0
+    copying = StoreCopy(source, target)
+    with pytest.raises(CopyConflictError, match="Run bad was not copied: the source can't read it"):
+        await copying.run()
+    assert (list(copying.report.refused), copying.report.complete) == (["bad"], False)
+    assert sorted(run.run_id for run in (await target.list_runs()).runs) == ["one", "two"]
+    assert (copying.report.equal.runs, copying.report.equal.documents) == (2, 1)
+    await source.aclose()
+    await target.aclose()
+
+
+@pytest.mark.parametrize("value", [b"\xff", b"{}", b"[1]", b'{"recent": 5}', b'{"recent": null}'])
+async def test_a_damaged_head_of_a_session_is_left_and_named(pair: Pair, value: bytes):
+    """A session's head in the target that can't be read is a conflict like any other value."""
+    source, target = pair
+    await source.put_document("memory", "session-head/s", b'{"recent": ["r"]}', tag=None)
+    await target.put_document("memory", "session-head/s", value, tag=None)
+    with pytest.raises(CopyConflictError) as caught:
+        await StoreCopy(source, target).run()
+    assert list(caught.value.refused) == ["memory/session-head/s"]
+
+
+async def test_a_run_that_another_copy_writes_is_named(pair: Pair):
+    """Where the target refuses each commit of a run because something else was first, the run is named."""
+    source, target = pair
+    state = await append(source, new_run("r"), "a")
+    await StoreCopy(source, target).run()
+    await append(source, state, "b")
+    tried = failing_at(target, 1, ConflictError())
+    with pytest.raises(CopyConflictError, match="Run r was not copied: something else"):
+        await StoreCopy(source, target).run()
+    assert len(tried) == 5

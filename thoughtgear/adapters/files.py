@@ -28,6 +28,7 @@ from thoughtgear.adapters.records import (
     decode_message,
     decode_state,
     encode,
+    leave_out,
     page_of,
     read_cursor,
 )
@@ -115,18 +116,21 @@ class FilesAdapter:
 
     def _list(self, where: RunFilter, start: Position | None, limit: int) -> RunPage:
         names = names_in(self._disk.folder("runs"))
-        states = (self._listed(name) for name in names)
-        return page_of((state for state in states if state and where.matches(state)), start, limit, _STORE)
+        damaged: dict[str, str] = {}
+        states = (self._listed(name, damaged) for name in names)
+        chosen = (state for state in states if state and where.matches(state))
+        return page_of(chosen, start, limit, _STORE, damaged)
 
-    def _listed(self, name: str) -> RunState | None:
+    def _listed(self, name: str, damaged: dict[str, str]) -> RunState | None:
+        run_id = key_of(name) or name
         try:
             found = RunFolder.named(self._disk, name).newest()
         except StoreUnavailableError:
             raise
         except StoreError as exc:  # one run does not hide the others
-            _log.warning("list_runs leaves out %s: %s", name, exc)
+            leave_out(run_id, exc, damaged)
             return None
-        return None if found is None else decode_listed(found[1], key_of(name))
+        return None if found is None else decode_listed(found[1], run_id, damaged)
 
     async def delete_run(self, run_id: str) -> None:
         check_key(run_id)

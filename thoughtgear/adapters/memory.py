@@ -105,8 +105,10 @@ class MemoryAdapter:
         start = read_cursor(_STORE, after, limit)
         with self._lock:
             runs = [(run_id, run.state) for run_id, run in self._runs.items() if run.deleted_until is None]
-        states = (decode_listed(body, run_id) for run_id, body in runs)
-        return page_of((state for state in states if state and where.matches(state)), start, limit, _STORE)
+        damaged: dict[str, str] = {}
+        states = (decode_listed(body, run_id, damaged) for run_id, body in runs)
+        chosen = (state for state in states if state and where.matches(state))
+        return page_of(chosen, start, limit, _STORE, damaged)
 
     async def delete_run(self, run_id: str) -> None:
         with self._lock:

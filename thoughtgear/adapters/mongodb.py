@@ -91,17 +91,18 @@ class MongoAdapter:
     ) -> RunPage:
         start = read_cursor(_STORE, after, limit)
         found: list[RunState] = []
+        damaged: dict[str, str] = {}
         # Metadata is compared here, as in the other stores; batch by batch.
         size = _BATCH if where.metadata else limit + 1
         while len(found) <= limit:
             listing = partial(_listed, where=where, start=start, limit=size)
             batch = await self._database.read(listing)
-            states = [decode_listed(body, at[1]) for at, body in batch if body is not None]
+            states = [decode_listed(body, at[1], damaged) for at, body in batch if body is not None]
             found += [state for state in states if state and where.matches_metadata(state)]
             if len(batch) < size:
                 break
             start = batch[-1][0]
-        return cut_page(found, limit, _STORE)
+        return cut_page(found, limit, _STORE, damaged)
 
     async def delete_run(self, run_id: str) -> None:
         check_key(run_id)

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar, get_args
 
@@ -75,17 +75,22 @@ def decode_state(data: str | bytes) -> RunState:
     return state
 
 
-def decode_listed(data: str | bytes, run_id: str | None = None) -> RunState | None:
-    """Read a state of a list, or log that it is damaged and return None: one record does not hide the others.
-    Raises `NewerFormatError`."""
+def decode_listed(data: str | bytes, run_id: str, damaged: dict[str, str]) -> RunState | None:
+    """Read a state of a list, or note in `damaged` that it can't be read and return None: one record does not
+    hide the others. Raises `NewerFormatError`."""
     try:
         return decode_state(data)
     except NewerFormatError:
         raise
     except StoreError as exc:
-        name = "a run" if run_id is None else f"run {run_id}"
-        _log.warning("list_runs leaves out %s: %s", name, exc, extra={"run_id": run_id})
+        leave_out(run_id, exc, damaged)
     return None
+
+
+def leave_out(run_id: str, why: StoreError, damaged: dict[str, str]) -> None:
+    """Note, and log, that a list leaves out this run."""
+    damaged[run_id] = str(why)
+    _log.warning("list_runs leaves out run %s: %s", run_id, why, extra={"run_id": run_id})
 
 
 def decode_message(data: str | bytes) -> Message:
@@ -193,17 +198,19 @@ def position(state: RunState) -> Position:
     return (aware - EPOCH) // timedelta(microseconds=1), state.run_id
 
 
-def page_of(states: Iterable[RunState], after: Position | None, limit: int, store: str) -> RunPage:
+def page_of(
+    states: Iterable[RunState], after: Position | None, limit: int, store: str, damaged: Mapping[str, str]
+) -> RunPage:
     """Return one page, newest first, of runs that are all at hand."""
     beyond = [state for state in states if after is None or position(state) < after]
-    return cut_page(sorted(beyond, key=position, reverse=True), limit, store)
+    return cut_page(sorted(beyond, key=position, reverse=True), limit, store, damaged)
 
 
-def cut_page(runs: list[RunState], limit: int, store: str) -> RunPage:
+def cut_page(runs: list[RunState], limit: int, store: str, damaged: Mapping[str, str]) -> RunPage:
     """Return the first `limit` of sorted runs, and a cursor when there are more."""
     if len(runs) <= limit:
-        return RunPage(runs)
-    return RunPage(runs[:limit], write_cursor(store, position(runs[limit - 1])))
+        return RunPage(runs, damaged=damaged)
+    return RunPage(runs[:limit], write_cursor(store, position(runs[limit - 1])), damaged)
 
 
 def write_cursor(store: str, at: Position) -> str:

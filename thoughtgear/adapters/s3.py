@@ -86,7 +86,9 @@ class S3Adapter:
         self, where: RunFilter = ALL_RUNS, *, after: str | None = None, limit: int = 100
     ) -> RunPage:
         start = read_cursor(_STORE, after, limit)
-        return cut_page(await self._index.newest(where, start, limit), limit, _STORE)
+        damaged: dict[str, str] = {}
+        found = await self._index.newest(where, start, limit, damaged)
+        return cut_page(found, limit, _STORE, damaged)
 
     async def delete_run(self, run_id: str) -> None:
         if await self._runs.delete(check_key(run_id)):

@@ -13,6 +13,7 @@ import re
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from threading import Lock
+from urllib.parse import unquote
 from uuid import uuid4
 
 from thoughtgear.adapters.s3_bucket import Stored
@@ -39,6 +40,11 @@ def object_name(run_id: str) -> str:
     raw = run_id.encode()
     name = _ESCAPED.sub(lambda match: b"=%02x" % match[0][0], raw).decode()
     return name if len(name) <= _MAX_NAME else f"=h{hashlib.sha256(raw).hexdigest()}"
+
+
+def id_of(name: str) -> str:
+    """Return the id of a run whose objects have this name; of a hashed one the name."""
+    return name if name.startswith("=h") else unquote(name.replace("=", "%"))
 
 
 @dataclass(frozen=True)

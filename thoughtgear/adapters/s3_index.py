@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from thoughtgear.adapters.records import Position, decode_listed, position
 from thoughtgear.adapters.s3_bucket import Bucket, together
-from thoughtgear.adapters.s3_head import Head, object_name
+from thoughtgear.adapters.s3_head import Head, id_of, object_name
 from thoughtgear.adapters.s3_run import Runs
 from thoughtgear.models import OVER, RunState
 from thoughtgear.protocols import RunFilter
@@ -83,14 +83,19 @@ class Index:
     def __init__(self, bucket: Bucket, runs: Runs) -> None:
         self._bucket, self._runs = bucket, runs
 
-    async def newest(self, where: RunFilter, start: Position | None, limit: int) -> list[RunState]:
-        """Return the runs beyond `start`, newest first; one more than `limit` where there are more."""
+    async def newest(
+        self, where: RunFilter, start: Position | None, limit: int, damaged: dict[str, str]
+    ) -> list[RunState]:
+        """Return the runs beyond `start`, newest first; one more than `limit` where there are more. What is
+        met on the way and can't be read is noted in `damaged`."""
         found: list[RunState] = []
         async for markers in self._chunks(where, start, limit + 1):
             heads = await together(self._runs.peek(marker.name) for marker in markers)
             pairs = zip(markers, heads, strict=True)
             states = [
-                decode_listed(head.state, marker.name) for marker, head in pairs if head and marker.of(head)
+                decode_listed(head.state, id_of(marker.name), damaged)
+                for marker, head in pairs
+                if head and marker.of(head)
             ]
             beyond = [state for state in states if state and (start is None or position(state) < start)]
             found += sorted((s for s in beyond if where.matches(s)), key=position, reverse=True)

@@ -113,15 +113,16 @@ class SqlAdapter:
     ) -> RunPage:
         start = read_cursor(_STORE, after, limit)
         found: list[RunState] = []
+        damaged: dict[str, str] = {}
         while len(found) <= limit:
             query = _runs_query(where, start).limit(limit + 1)
             rows = await self._database.read(partial(_all_rows, query))
-            batch = [decode_listed(body, run_id) for run_id, _, body in rows]
+            batch = [decode_listed(body, run_id, damaged) for run_id, _, body in rows]
             found += [state for state in batch if state and where.matches_metadata(state)]
             if len(rows) <= limit:
                 break
             start = rows[-1].created_at, rows[-1].run_id
-        return cut_page(found, limit, _STORE)
+        return cut_page(found, limit, _STORE, damaged)
 
     async def delete_run(self, run_id: str) -> None:
         check_key(run_id)

@@ -7,7 +7,6 @@ heads of sessions one can tell: a newer one goes on from the last run of an olde
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -16,7 +15,8 @@ from thoughtgear.errors import CopyConflictError, InvalidInputError
 from thoughtgear.ids import check_run_id
 from thoughtgear.live import LIVE
 from thoughtgear.protocols import Collection, Document, OrmAdapter
-from thoughtgear.sessions import HEADS
+from thoughtgear.sessions import HEADS, recent_runs
+from thoughtgear.transfer.reading import reading_document
 from thoughtgear.transfer.report import Count
 
 GONE = -1
@@ -67,8 +67,8 @@ class DocumentCopier:
     async def bring(self, key: str) -> bool:
         """Give the target the document as the source has it. Returns whether that took anything. Raises
         `CopyConflictError`. To be called again after a fault."""
-        ours = await self._source.get_document(self.collection, key)
-        theirs = await self._target.get_document(self.collection, key)
+        ours = await self._read(self._source, "source", key)
+        theirs = await self._read(self._target, "target", key)
         if ours is None or (theirs is not None and theirs.value == ours.value):
             return False
         if theirs is not None and not self._may_replace(ours, theirs):
@@ -86,16 +86,20 @@ class DocumentCopier:
     async def equal(self, key: str) -> int | None:
         """Return the size of the document where both stores have the same one, `GONE` where the source has it
         no longer; else None."""
-        ours = await self._source.get_document(self.collection, key)
+        ours = await self._read(self._source, "source", key)
         if ours is None:
             return GONE
-        theirs = await self._target.get_document(self.collection, key)
+        theirs = await self._read(self._target, "target", key)
         return len(ours.value) if theirs is not None and theirs.value == ours.value else None
+
+    async def _read(self, store: OrmAdapter, which: str, key: str) -> Document | None:
+        with reading_document(f"{self.collection}/{key}", which):
+            return await store.get_document(self.collection, key)
 
     def _may_replace(self, ours: Document, theirs: Document) -> bool:
         written = theirs.key in self._written and self._written[theirs.key] == theirs.tag
         head = self.collection == "memory" and theirs.key.startswith(HEADS)
-        return written or self._replace or (head and _is_older(theirs.value, ours.value))
+        return written or self._replace or (head and _is_older(theirs, ours))
 
 
 def owner_of(collection: Collection, key: str) -> str | None:
@@ -111,7 +115,8 @@ def owner_of(collection: Collection, key: str) -> str | None:
     return None
 
 
-def _is_older(one: bytes, other: bytes) -> bool:
-    """Whether one head of a session is an older one than the other: that goes on from the last run of it."""
-    before, after = (json.loads(head)["recent"] for head in (one, other))
-    return not before or before[-1] in after
+def _is_older(one: Document, other: Document) -> bool:
+    """Whether one head of a session is an older one than the other: that goes on from the last run of it. Of
+    a damaged one nobody can tell."""
+    before, after = recent_runs(one), recent_runs(other)
+    return before is not None and after is not None and (not before or before[-1] in after)

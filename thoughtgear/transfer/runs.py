@@ -19,6 +19,7 @@ from thoughtgear.batches import find_run
 from thoughtgear.errors import ConflictError, CopyConflictError, StoreError
 from thoughtgear.models import UNFINISHED_COPY, Claim, Message, RunError, RunState
 from thoughtgear.protocols import OrmAdapter
+from thoughtgear.transfer.reading import reading_run
 from thoughtgear.transfer.report import Count
 
 PAGE = 128
@@ -46,7 +47,7 @@ class RunCopier:
         copy, or has deleted it within the last day; `RunNotFoundError` where the source deletes it meanwhile.
         To be called again after a fault.
         """
-        there = await find_run(self._target, state.run_id)
+        there = await self.there(state.run_id)
         if there is not None and same(there, state) and there.copied in (None, there.version):
             return False
         if state.unfinished_copy:
@@ -60,15 +61,27 @@ class RunCopier:
 
     async def equal(self, state: RunState) -> bool:
         """Whether the target has this run, with the same state and the same messages."""
-        there = await find_run(self._target, state.run_id)
+        there = await self.there(state.run_id)
         if there is None or not same(there, state):
             return False
         for after in range(-1, state.message_count - 1, PAGE):
-            ours = await self._source.get_history(state.run_id, after, PAGE)
-            theirs = await self._target.get_history(state.run_id, after, PAGE)
+            with reading_run(state.run_id, "source"):
+                ours = await self._source.get_history(state.run_id, after, PAGE)
+            with reading_run(state.run_id, "target"):
+                theirs = await self._target.get_history(state.run_id, after, PAGE)
             if [each.model_dump_json() for each in ours] != [each.model_dump_json() for each in theirs]:
                 return False
         return True
+
+    async def newest(self, run_id: str) -> RunState | None:
+        """Return the run as the source has it now, or None. Raises `CopyConflictError` for a damaged one."""
+        with reading_run(run_id, "source"):
+            return await find_run(self._source, run_id)
+
+    async def there(self, run_id: str) -> RunState | None:
+        """Return the run as the target has it, or None. Raises `CopyConflictError` for a damaged one."""
+        with reading_run(run_id, "target"):
+            return await find_run(self._target, run_id)
 
     async def _write(self, state: RunState, there: RunState | None) -> None:
         count, base = (there.message_count, there.version) if there else (0, 0)
@@ -95,7 +108,10 @@ class RunCopier:
         self._copied.document_bytes += sum(sizes)
 
     async def _read(self, state: RunState, first: int, size: int) -> list[Message]:
-        messages = await self._source.get_history(state.run_id, first - 1, size) if size else []
+        if not size:
+            return []
+        with reading_run(state.run_id, "source"):
+            messages = await self._source.get_history(state.run_id, first - 1, size)
         if len(messages) < size:
             await self._source.load_run(state.run_id)  # it was deleted meanwhile
             raise StoreError(f"Messages of run {state.run_id} are missing in the source.")
@@ -115,7 +131,8 @@ class RunCopier:
     async def _bring_files(self, run_id: str, keys: Iterable[str]) -> None:
         """Copy these files, before the run speaks of them. One is in memory at a time."""
         for key in keys:
-            document = await self._source.get_document("files", key)
+            with reading_run(run_id, "source"):
+                document = await self._source.get_document("files", key)
             if document is not None:
                 with suppress(ConflictError):
                     await self._target.put_document("files", key, document.value, tag=None)

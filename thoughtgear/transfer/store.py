@@ -6,15 +6,17 @@ the source meanwhile is found when the two are compared, and copied again.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from thoughtgear.batches import Unwatched, Watcher, all_runs, each, find_run, insist
-from thoughtgear.errors import CopyConflictError, RunNotFoundError
+from thoughtgear.batches import Unwatched, Watcher, all_runs, each, insist
+from thoughtgear.errors import ConflictError, CopyConflictError, RunNotFoundError
 from thoughtgear.models import RunState
 from thoughtgear.protocols import Collection, OrmAdapter
 from thoughtgear.transfer.documents import GONE, DocumentCopier, owner_of
+from thoughtgear.transfer.reading import unread_run
 from thoughtgear.transfer.report import CopyReport
 from thoughtgear.transfer.runs import RunCopier, same
 
@@ -60,7 +62,8 @@ class StoreCopy:
 
     async def run(self) -> CopyReport:
         """Copy, compare, and return the report. Raises `CopyConflictError` at the end where the target has
-        something else under the same id, and `StoreError` of either store: nothing is lost by then."""
+        something else under the same id, or one of the two can't read a record, and any other `StoreError` at
+        once: nothing is lost by then."""
         await self._copy()
         if self._compares:
             await self._compare()
@@ -69,19 +72,27 @@ class StoreCopy:
         return self.report
 
     async def _copy(self) -> None:
-        await self._stage("copy", "runs", all_runs(self._source), self._bring_run)
+        await self._stage("copy", "runs", self._source_runs(), self._bring_run)
         for copier in self._documents:
             await self._stage(
                 "copy", copier.collection, copier.lacking(), partial(self._bring_document, copier)
             )
 
     async def _compare(self) -> None:
-        await self._stage("compare", "runs", all_runs(self._source), self._compare_run)
+        await self._stage("compare", "runs", self._source_runs(), self._compare_run)
         for copier in self._documents:
             await self._stage(
                 "compare", copier.collection, copier.keys(), partial(self._compare_document, copier)
             )
         self.report.compared = True
+
+    async def _source_runs(self) -> AsyncIterator[RunState]:
+        """Yield the runs of the source; those that it can't read are refused."""
+        damaged: dict[str, str] = {}
+        async for state in all_runs(self._source, damaged=damaged):
+            yield state
+        for run_id, why in damaged.items():
+            self.report.refused.setdefault(run_id, unread_run(run_id, "source", why))
 
     async def _stage(
         self, verb: str, what: str, items: AsyncIterator[T], work: Callable[[T], Awaitable[Any]]
@@ -98,16 +109,32 @@ class StoreCopy:
         await each(items, step)
         self._found[what] = done
 
-    async def _bring_run(self, state: RunState) -> bool:
+    @contextmanager
+    def _naming(self, name: str, what: str) -> Iterator[None]:
+        """Note what was left as it is, so that all else is copied."""
         try:
-            return await insist(partial(self._runs.bring, state))
+            yield
         except CopyConflictError as exc:
-            self.report.refused[state.run_id] = str(exc)
-        except RunNotFoundError:
-            await self._runs.remove_unfinished(state.run_id)
+            self.report.refused.update(exc.refused)
+        except ConflictError:
+            self.report.refused[name] = (
+                f"{what} was not copied: something else, perhaps another copy, writes it in the target; "
+                "copy again when that has ended."
+            )
+
+    async def _bring_run(self, state: RunState) -> bool:
+        with self._naming(state.run_id, f"Run {state.run_id}"):
+            try:
+                return await insist(partial(self._runs.bring, state))
+            except RunNotFoundError:
+                await self._runs.remove_unfinished(state.run_id)
         return False
 
     async def _compare_run(self, state: RunState) -> None:
+        with self._naming(state.run_id, f"Run {state.run_id}"):
+            await self._compare_again(state)
+
+    async def _compare_again(self, state: RunState) -> None:
         run_id = state.run_id
         for _ in range(ROUNDS):
             if run_id in self.report.refused:
@@ -116,7 +143,7 @@ class StoreCopy:
                 self.report.equal.runs += 1
                 self.report.equal.messages += state.message_count
                 return
-            newest = await find_run(self._source, run_id)
+            newest = await self._runs.newest(run_id)
             if newest is None:
                 return
             if not await self._bring_run(newest) and same(newest, state):
@@ -126,13 +153,11 @@ class StoreCopy:
 
     async def _bring_document(self, copier: DocumentCopier, key: str) -> bool:
         """Returns whether the target should have it."""
-        owner = owner_of(copier.collection, key)
-        if owner is not None and not await self._has_our(owner):
-            return False
-        try:
+        owner, name = owner_of(copier.collection, key), f"{copier.collection}/{key}"
+        with self._naming(name, f"The document {name}"):
+            if owner is not None and not await self._has_our(owner):
+                return False
             await insist(partial(copier.bring, key))
-        except CopyConflictError as exc:
-            self.report.refused[f"{copier.collection}/{key}"] = str(exc)
         return True
 
     async def _has_our(self, run_id: str) -> bool:
@@ -140,10 +165,14 @@ class StoreCopy:
         id gets nothing of ours."""
         if run_id in self.report.refused:
             return False
-        return await insist(partial(find_run, self._target, run_id)) is not None
+        return await insist(partial(self._runs.there, run_id)) is not None
 
     async def _compare_document(self, copier: DocumentCopier, key: str) -> None:
         name = f"{copier.collection}/{key}"
+        with self._naming(name, f"The document {name}"):
+            await self._compare_value(copier, key, name)
+
+    async def _compare_value(self, copier: DocumentCopier, key: str, name: str) -> None:
         for _ in range(ROUNDS):
             if name in self.report.refused:
                 return
