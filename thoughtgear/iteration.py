@@ -205,22 +205,19 @@ class _Iteration:
         attached = [(run_id, message) for run_id, message in earlier if message.attachments]
         attached += [(state.run_id, message) for message in await agent.transcripts.attached(state)]
         context, tools = await agent.context_for(state), agent.toolbox.specs()
+        files = [(run_id, each.sha256) for run_id, message in attached for each in message.attachments]
         messages = [message for _, message in earlier]
         if agent.context_policy is None:
             messages += [*own, *mail]
         else:
             messages = agent.context_policy.fit(messages, [*own, *mail], context, tools)
-            sent = set(map(id, messages))
-            attached = [(run_id, message) for run_id, message in attached if id(message) in sent]
+            sent = {each.sha256 for message in messages for each in message.attachments}
+            files = [(run_id, sha256) for run_id, sha256 in files if sha256 in sent]
         return ModelRequest(
             context=context,
             messages=messages,
             tools=tools,
-            files={
-                attachment.sha256: await agent.transcripts.file(run_id, attachment.sha256)
-                for run_id, message in attached
-                for attachment in message.attachments
-            },
+            files={sha256: await agent.transcripts.file(run_id, sha256) for run_id, sha256 in files},
             options=agent.model_options,
             output=agent.output_type.spec if agent.output_type else None,
         )
