@@ -10,8 +10,10 @@ from thoughtgear.protocols import ModelRequest, ToolSpec
 from thoughtgear.providers.turns import (
     IMAGES,
     PDF,
+    Block,
     Call,
     Turn,
+    add_blocks,
     calls_without_reasoning,
     encoded,
     forced,
@@ -29,8 +31,6 @@ MAX_TOKENS = 16_384
 
 _SUPPORTED = "this provider takes UTF-8 text files, PDF, and png, jpeg, gif and webp images"
 _CHOICES = {"auto": "auto", "none": "none", "required": "any"}
-
-Block = dict[str, Any]
 
 
 def encode_request(model: str, request: ModelRequest, *, cache: str | None = "5m") -> bytes:
@@ -79,21 +79,11 @@ def wire_messages(model: str, spoken: Sequence[Turn], files: Mapping[str, bytes]
     wire: list[Block] = []
     for turn in spoken:
         if turn.by_user:
-            _add(wire, "user", list(_content(turn.message, files)))
+            add_blocks(wire, "user", list(_content(turn.message, files)))
             continue
-        _add(wire, "assistant", list(_said(model, turn)))
-        _add(wire, "user", [_result(call) for call in turn.calls])
+        add_blocks(wire, "assistant", list(_said(model, turn)))
+        add_blocks(wire, "user", [_result(call) for call in turn.calls])
     return wire
-
-
-def _add(wire: list[Block], role: str, blocks: list[Block]) -> None:
-    """The API refuses empty messages; two of one role it takes as one, and that is what is sent."""
-    if not blocks:
-        return
-    if wire and wire[-1]["role"] == role:
-        wire[-1]["content"].extend(blocks)
-    else:
-        wire.append({"role": role, "content": blocks})
 
 
 def _said(model: str, turn: Turn) -> Iterator[Block]:

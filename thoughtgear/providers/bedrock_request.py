@@ -15,8 +15,10 @@ from thoughtgear.protocols import ModelRequest, ToolSpec
 from thoughtgear.providers.turns import (
     IMAGES,
     PDF,
+    Block,
     Call,
     Turn,
+    add_blocks,
     calls_without_reasoning,
     forced,
     read_file,
@@ -55,8 +57,6 @@ DOCUMENTS = {
 _SUPPORTED = "this provider takes UTF-8 text files, PDF, Word, Excel, and png, jpeg, gif and webp images"
 _NOTHING = "(nothing)"
 """Converse refuses blank texts."""
-
-Block = dict[str, Any]
 
 
 def converse_arguments(model: str, request: ModelRequest, *, cache: bool | None = None) -> dict[str, Any]:
@@ -124,20 +124,11 @@ def wire_messages(model: str, spoken: Sequence[Turn], files: Mapping[str, bytes]
     numbers = count(1)
     for turn in spoken:
         if turn.by_user:
-            _add(wire, "user", list(_content(turn.message, files, numbers)))
+            add_blocks(wire, "user", list(_content(turn.message, files, numbers)))
             continue
-        _add(wire, "assistant", list(_said(model, turn)))
-        _add(wire, "user", [_result(call) for call in turn.calls])
+        add_blocks(wire, "assistant", list(_said(model, turn)))
+        add_blocks(wire, "user", [_result(call) for call in turn.calls])
     return wire
-
-
-def _add(wire: list[Block], role: str, blocks: list[Block]) -> None:
-    if not blocks:
-        return
-    if wire and wire[-1]["role"] == role:
-        wire[-1]["content"].extend(blocks)
-    else:
-        wire.append({"role": role, "content": blocks})
 
 
 def _said(model: str, turn: Turn) -> Iterator[Block]:

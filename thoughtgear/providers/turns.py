@@ -32,6 +32,20 @@ TEXTS = frozenset(
 )
 
 
+Block = dict[str, Any]
+
+
+def add_blocks(wire: list[Block], role: str, blocks: list[Block]) -> None:
+    """Add a message of blocks. Two of one role in a row become one, as Anthropic and Bedrock want it; they
+    refuse an empty one, which is left out."""
+    if not blocks:
+        return
+    if wire and wire[-1]["role"] == role:
+        wire[-1]["content"].extend(blocks)
+    else:
+        wire.append({"role": role, "content": blocks})
+
+
 @dataclass(frozen=True)
 class Call:
     """A call with its id on the wire and what it gave."""
