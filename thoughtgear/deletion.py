@@ -269,17 +269,29 @@ async def delete_user(store: OrmAdapter, user_id: str, *, force: bool = False) -
 
     Raises `RunNotOverError` before anything is deleted where a run of the user is not over, unless `force`;
     and, having deleted some, where one has begun meanwhile. A tool that is running then may remember
-    something once more: call again when it has ended.
+    something once more: call again when it has ended. Raises `StoreError`, having deleted all else, where
+    there are runs that can't be read: they may be the user's.
     """
+    damaged: dict[str, str] = {}
     where, may_go = RunFilter(user_id=user_id), partial(_unless_going_on, force)
     if not force:
         async for state in all_runs(store, where):
             await may_go(state)
     deletion = Deletion(store, may_go)
-    await each(all_runs(store, where), deletion.run)
+    await each(all_runs(store, where, damaged), deletion.run)
     await deletion.sessions()
     await deletion.user(user_id)
+    if damaged:
+        raise StoreError(_unread(sorted(damaged)))
     return deletion.deleted
+
+
+def _unread(run_ids: Sequence[str]) -> str:
+    more = f" and {len(run_ids) - 5} more" if len(run_ids) > 5 else ""
+    return (
+        f"What could be read of the user is deleted. These runs can't be, and may be the user's: "
+        f"{', '.join(run_ids[:5])}{more}. Delete them by force: thoughtgear runs delete --force RUN"
+    )
 
 
 async def _unless_going_on(force: bool, state: RunState) -> bool:

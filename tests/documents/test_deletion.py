@@ -263,6 +263,22 @@ async def test_the_rest_of_a_deletion_is_removed_by_its_id(tmp_path: Path, monke
     await store.aclose()
 
 
+async def test_a_damaged_run_of_a_user_is_named(tmp_path: Path):
+    """Deleting a user whose one run can't be read deletes all else, and says which run is left."""
+    store = open_store(f"sqlite:///{tmp_path}/runs.db")
+    for name in ("whole", "broken"):
+        await append(store, new_run(name, user_id="ann", status="done"), "secret")
+    await append(store, new_run("other", user_id="bob", status="done"), "a")
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as database, database:
+        database.execute("UPDATE run_states SET body = '{broken' WHERE run_id = 'broken'")
+    with pytest.raises(StoreError, match=r"broken.*--force"):
+        await delete_user(store, "ann")
+    assert [run.run_id for run in (await store.list_runs()).runs] == ["other"]
+    await delete_run(store, "broken", force=True)
+    assert (await delete_user(store, "ann")).runs == 0
+    await store.aclose()
+
+
 async def test_a_damaged_run_is_deleted_by_force(tmp_path: Path):
     """A run whose state can't be read is refused with what to do, and by force it goes with its transcript
     and its files."""
