@@ -1,6 +1,6 @@
 """`just prove`: all of the proofs of docs/reliability.md, one after the other, and a table at the end.
 
-It takes more than an hour on two cores; each shows its own progress. Exit code 1 if any of them failed.
+Together they take long; each shows its own progress. Exit code 1 if any of them failed.
 """
 
 from __future__ import annotations
