@@ -50,12 +50,12 @@ def _check(source: str, target: str) -> None:
 
 
 async def _check_version(store: OrmAdapter, url: str) -> None:
-    """Raises `SchemaVersionError` that says which of the two stores it is about."""
+    """Raises `SchemaVersionError` or `ConfigurationError` that says which of the two stores it is about."""
     try:
         await store.list_runs(limit=1)
-    except SchemaVersionError as exc:
+    except (SchemaVersionError, ConfigurationError) as exc:
         plain, line = (each.again("db upgrade") for each in (Place(), Place(db=url)))
-        raise SchemaVersionError(str(exc).replace(f"`{plain}`", f"`{line}`")) from exc
+        raise type(exc)(str(exc).replace(f"`{plain}`", f"`{line}`")) from exc
 
 
 def _tell(report: CopyReport, output: Output) -> None:

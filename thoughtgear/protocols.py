@@ -176,10 +176,10 @@ class SchemaUpgrade:
 
 @runtime_checkable
 class Upgradable(Protocol):
-    """What a store has beside its eight methods when its tables have a version: `thoughtgear db upgrade`."""
+    """What a store has beside its eight methods when it outlives its process: `thoughtgear db upgrade`."""
 
     async def upgrade(self) -> SchemaUpgrade:
-        """Bring the tables to the version of this code, or make them; nothing is lost on the way. From any
+        """Bring the store to the version of this code, or make it; nothing is lost on the way. From any
         number of processes at once it is done once. Raises `SchemaVersionError` for a newer version."""
         ...
 

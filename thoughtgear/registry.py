@@ -25,8 +25,9 @@ ADAPTERS = {
 }
 """URL scheme → a class with `from_url(url)` and `from_dict(settings)`."""
 
-MADE = ("sqlite", "postgresql", "postgres", "files")
-"""Of these, those that are made by their first use, unless the option `create` says otherwise."""
+PASSING = ("memory",)
+"""Of these, those that end with their process. The others are made by their first use, unless the option
+`create` says otherwise."""
 
 PROVIDERS = {
     "anthropic": "thoughtgear.providers.anthropic:AnthropicProvider",
@@ -93,8 +94,8 @@ def lookup(table: Mapping[str, str], name: str, what: str) -> Any:
 
 def open_store(db: str | Mapping[str, Any] | None = None, *, create: bool = True) -> OrmAdapter:
     """Make a store from a URL, a dict with a `type` or the JSON of one, or `THOUGHTGEAR_DB` (default: SQLite
-    in this folder). Without `create` it has to be there, in as far as it is one that is made by its first
-    use. Raises `ConfigurationError`, which repeats no secret."""
+    in this folder). Without `create` it has to be there, unless its own option `create` says otherwise.
+    Raises `ConfigurationError`, which repeats no secret."""
     db = db or os.environ.get("THOUGHTGEAR_DB") or DEFAULT_DB
     if isinstance(db, str) and is_dict(db):
         db = _read_dict(db)
@@ -103,7 +104,7 @@ def open_store(db: str | Mapping[str, Any] | None = None, *, create: bool = True
 
 def _from_url(url: str, create: bool) -> OrmAdapter:
     scheme = url.partition(":")[0].partition("+")[0]
-    if not create and scheme in MADE and not _has_create(url):
+    if not create and scheme not in PASSING and not _has_create(url):
         url += f"{'&' if '?' in url else '?'}create=false"
     store: OrmAdapter = lookup(ADAPTERS, scheme, "store").from_url(url)
     return store
@@ -112,7 +113,7 @@ def _from_url(url: str, create: bool) -> OrmAdapter:
 def _from_dict(db: Mapping[str, Any], create: bool) -> OrmAdapter:
     settings = _settings(db, "A store")
     kind = settings.pop("type", "")
-    if not create and kind in MADE and not _has_create(str(settings.get("url"))):
+    if not create and kind not in PASSING and not _has_create(str(settings.get("url"))):
         settings.setdefault("create", False)
     store: OrmAdapter = lookup(ADAPTERS, kind, "store").from_dict(settings)
     return store

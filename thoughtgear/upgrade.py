@@ -11,7 +11,7 @@ from thoughtgear.stored import open_placed_store
 
 
 async def upgrade(place: Place, output: Output) -> int:
-    """Bring the tables of a store to the version of this code, and say what was done."""
+    """Bring a store to the version of this code, or make it, and say what was done."""
     logging.getLogger("thoughtgear.schema").setLevel(logging.INFO)  # it may take minutes
     store = open_placed_store(place)
     try:
@@ -35,9 +35,9 @@ def _changed(done: SchemaUpgrade | None) -> bool:
 
 def _told(done: SchemaUpgrade | None) -> str:
     if done is None:
-        return "This store has no tables to upgrade."
+        return "This store ends with its process: there is nothing to upgrade."
     if done.before is None:
-        return f"Made the tables, of schema version {done.after}."
+        return f"Made the store, of schema version {done.after}."
     if done.before == done.after:
         return f"The schema is up to date: version {done.after}."
     return f"Upgraded the schema from version {done.before} to {done.after}."

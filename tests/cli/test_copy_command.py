@@ -85,7 +85,7 @@ async def test_copy_names_what_it_left(tmp_path: Path):
     ("words", "said"),
     [
         (("sqlite:///typo.db", "sqlite:///b.db"), "typo.db: check its name,"),
-        (("files:///no/such/folder", "sqlite:///b.db"), "There is no store /no/such/folder: check its name."),
+        (("files:///no/such/folder", "sqlite:///b.db"), "There is no store /no/such/folder: check its name,"),
         (("sqlite:///a.db", "sqlite:///a.db"), "The two stores are the same one."),
         (("memory://", "sqlite:///a.db"), "A memory:// store is gone with its process"),
         (("mysql://x", "sqlite:///a.db"), "'mysql' is no store; known: files, memory"),

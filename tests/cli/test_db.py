@@ -36,7 +36,7 @@ async def type_in(*words: str) -> Result:
 async def test_upgrade_says_what_it_did(folder: Path) -> None:
     """New tables, tables that are up to date, and old ones: each has its line, and JSON of its own."""
     made = await type_in("db", "upgrade", "--db", "sqlite:///new.db")
-    assert made.stdout == f"Made the tables, of schema version {SCHEMA_VERSION}.\n"
+    assert made.stdout == f"Made the store, of schema version {SCHEMA_VERSION}.\n"
     again = await type_in("db", "upgrade", "--db", "sqlite:///new.db")
     assert again.stdout == f"The schema is up to date: version {SCHEMA_VERSION}.\n"
     told = await type_in("db", "upgrade", "--db", "sqlite:///new.db", "--json")
@@ -78,10 +78,13 @@ async def test_a_store_is_named_by_json(folder: Path, monkeypatch: pytest.Monkey
     assert not (folder / "none").exists()
 
 
-async def test_a_store_without_tables_needs_no_upgrade(folder: Path) -> None:
-    """A store that has no tables says so, and that is no failure."""
-    ended = await type_in("db", "upgrade", "--db", f"files://{folder}/runs")
-    assert (ended.exit_code, ended.stdout) == (0, "This store has no tables to upgrade.\n")
+async def test_a_store_in_memory_needs_no_upgrade() -> None:
+    """A store that ends with its process says so, and that is no failure."""
+    ended = await type_in("db", "upgrade", "--db", "memory://")
+    assert (ended.exit_code, ended.stdout) == (
+        0,
+        "This store ends with its process: there is nothing to upgrade.\n",
+    )
     told = await type_in("db", "upgrade", "--db", "memory://", "--json")
     assert json.loads(told.stdout) == {"from": None, "to": None, "upgraded": False}
 

@@ -17,9 +17,9 @@ from typing import IO
 from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
-from thoughtgear.errors import ConfigurationError, SchemaVersionError, StoreError, StoreUnavailableError
+from thoughtgear.adapters.layout import LAYOUT, check_layout, no_store
+from thoughtgear.errors import ConfigurationError, StoreError, StoreUnavailableError
 
-LAYOUT = 1
 LOCK_SECONDS = 30.0
 LOCK_FILES = 64
 STALE_SECONDS = 3600.0
@@ -53,12 +53,17 @@ class Disk:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @property
+    def made(self) -> bool:
+        """Whether a store is there."""
+        return (self.root / "layout").exists()
+
     def prepare(self, *, create: bool = True) -> None:
         """Make the root, where it may be made, and sweep it. Raises `ConfigurationError` and
         `SchemaVersionError`."""
-        if not create and not (self.root / "layout").exists():
+        if not create and not self.made:
             what = f"{self.root} is no store" if self.root.exists() else f"There is no store {self.root}"
-            raise ConfigurationError(f"{what}: check its name. A run makes one, unless create is off.")
+            raise no_store(what)
         self._make_root()
         for name in ("tmp", "trash", "locks"):
             self.make_folder(name)
@@ -78,11 +83,7 @@ class Disk:
         self.create(self.root / "layout", [b"%d\n" % LAYOUT])
         with self.open(self.root / "layout") as file:
             found = file.read(20).decode("ascii", "replace").strip()
-        if found != str(LAYOUT):
-            raise SchemaVersionError(
-                f"{self.root} has layout {found}, this thoughtgear works with {LAYOUT}: "
-                "upgrade the package, or use another folder."
-            )
+        check_layout(found, str(self.root), "folder")
 
     def _sweep(self) -> None:
         for entry in os.scandir(self.folder("tmp")):

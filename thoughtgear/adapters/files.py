@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, unquote
 from thoughtgear.adapters.disk import Disk, file_name, key_of, names_in, sync_folder
 from thoughtgear.adapters.files_documents import Documents
 from thoughtgear.adapters.files_run import RunFolder
+from thoughtgear.adapters.layout import LAYOUT
 from thoughtgear.adapters.options import first, folder, switch
 from thoughtgear.adapters.records import (
     ALL_RUNS,
@@ -35,7 +36,7 @@ from thoughtgear.adapters.records import (
 from thoughtgear.adapters.threads import Threads
 from thoughtgear.errors import ConfigurationError, RunNotFoundError, StoreError, StoreUnavailableError
 from thoughtgear.models import Message, RunState
-from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage
+from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage, SchemaUpgrade
 
 T = TypeVar("T")
 _STORE = "files"
@@ -191,24 +192,35 @@ class FilesAdapter:
         check_range(collection, prefix, after)
         return await self._run(lambda: self._documents.keys(collection, prefix, after, limit))
 
+    async def upgrade(self) -> SchemaUpgrade:
+        """Make the store where there is none. Raises `SchemaVersionError` for one of another version."""
+        return await self._threads.run(lambda: self._translating(self._make))
+
+    def _make(self) -> SchemaUpgrade:
+        before = LAYOUT if self._disk.made else None
+        self._prepare(create=True)
+        return SchemaUpgrade(before, LAYOUT)
+
     async def aclose(self) -> None:
         """End the threads; closing twice is fine."""
         self._threads.close()
 
     async def _run(self, call: Callable[[], T]) -> T:
-        return await self._threads.run(lambda: self._translating(call))
+        return await self._threads.run(lambda: self._translating(lambda: self._prepared(call)))
 
     def _translating(self, call: Callable[[], T]) -> T:
         try:
-            self._prepare()
             return call()
         except OSError as exc:
             raise StoreUnavailableError(f"The folder {self._disk.root} failed: {exc.strerror}.") from exc
 
-    def _prepare(self) -> None:
-        if self._ready:
-            return
-        self._disk.prepare(create=self._create)
+    def _prepared(self, call: Callable[[], T]) -> T:
+        if not self._ready:
+            self._prepare(create=self._create)
+        return call()
+
+    def _prepare(self, *, create: bool) -> None:
+        self._disk.prepare(create=create)
         for name in ("runs", "tombstones", "documents"):
             self._disk.make_folder(name)
         for name in names_in(self._disk.folder("tombstones")):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from thoughtgear.adapters.layout import LAYOUT
 from thoughtgear.adapters.mongodb_chunks import Database
 from thoughtgear.adapters.mongodb_database import MongoDatabase
 from thoughtgear.adapters.mongodb_documents import Documents
@@ -33,7 +34,7 @@ from thoughtgear.adapters.records import (
 )
 from thoughtgear.errors import RunNotFoundError
 from thoughtgear.models import Message, RunState
-from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage
+from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage, SchemaUpgrade
 
 _STORE = "mongodb"
 _BATCH = 500
@@ -55,13 +56,15 @@ class MongoAdapter:
     def from_url(cls, url: str) -> MongoAdapter:
         """Make a store from `mongodb://user:password@host:port/database?option=value`, or `mongodb+srv://…`.
 
-        The options are those of MongoDB. Raises `ConfigurationError`, which never repeats the URL.
+        The options are those of MongoDB, and `create`. Raises `ConfigurationError`, which never repeats the
+        URL.
         """
         return cls(MongoDatabase(MongoSettings.from_url(url)))
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> MongoAdapter:
-        """Make a store from `{"url": …}`, with `database`, `username` and `password` beside it."""
+        """Make a store from `{"url": …}`, with `database`, `username`, `password` and `create`
+        beside it."""
         return cls(MongoDatabase(MongoSettings.from_dict(settings)))
 
     async def load_run(self, run_id: str) -> RunState:
@@ -134,6 +137,11 @@ class MongoAdapter:
         return await self._database.read(
             lambda database: Documents(database, collection).keys(prefix, after, limit)
         )
+
+    async def upgrade(self) -> SchemaUpgrade:
+        """Make the store where there is none. Raises `SchemaVersionError` for one of another version."""
+        made = await self._database.make()
+        return SchemaUpgrade(None if made else LAYOUT, LAYOUT)
 
     async def aclose(self) -> None:
         """Close the connections; closing twice is fine."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
@@ -21,13 +22,13 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
+from thoughtgear.adapters.layout import LAYOUT, check_layout, no_store
 from thoughtgear.adapters.loop_connection import Connected, LoopConnection
 from thoughtgear.adapters.loop_thread import Begin
 from thoughtgear.adapters.mongodb_chunks import Database
 from thoughtgear.adapters.mongodb_settings import MongoSettings, connect
 from thoughtgear.errors import (
     ConfigurationError,
-    SchemaVersionError,
     StoreError,
     StoreUnavailableError,
     ThoughtgearError,
@@ -36,7 +37,6 @@ from thoughtgear.errors import (
 T = TypeVar("T")
 Work = Callable[[Database], Awaitable[T]]
 
-LAYOUT = 1
 _LAYOUT_ID = "layout"
 
 _REFUSALS = frozenset({13, 18, 8000})
@@ -83,6 +83,10 @@ class MongoDatabase:
         """Return what `work` returns; once it has begun, a cancelled caller waits for its end."""
         return await self._connected.run(lambda connection, begin: connection.run(work, begin))
 
+    async def make(self) -> bool:
+        """Make the store where there is none, and return whether that was so."""
+        return await self._connected.run(lambda connection, begin: connection.make(begin))
+
     async def aclose(self) -> None:
         """Finish what is under way, close the connections and end the thread."""
         await self._connected.aclose()
@@ -93,7 +97,7 @@ class _Connection(LoopConnection):
 
     def __init__(self, settings: MongoSettings) -> None:
         super().__init__()
-        self._address = settings.address
+        self._settings = settings
         self._client = connect(settings.url, settings.login)
         self._database = self._client.get_database(
             settings.database,
@@ -103,37 +107,54 @@ class _Connection(LoopConnection):
         )
 
     async def run(self, work: Work[T], begin: Begin) -> T:
-        try:
+        with self._translating():
             async with self.in_use():
                 begin()
                 return await work(self._database)
+
+    async def make(self, begin: Begin) -> bool:
+        with self._translating():
+            begin()
+            return not await self._is_made() and await _make(self._database)
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
         except PyMongoError as exc:
             # The driver's own error may quote a document: what is safe of it is in the message.
-            raise _translated(exc, self._address) from None
+            raise _translated(exc, self._settings.address) from None
 
     async def prepare(self) -> None:
-        """Make the indexes of an empty database. Raises `SchemaVersionError`."""
-        await _prepare(self._database)
+        """Make the store where there is none and that is wanted. Raises `ConfigurationError` where it isn't,
+        and `SchemaVersionError`."""
+        if not await self._is_made():
+            if not self._settings.create:
+                raise no_store(f"There is no store in the {self._name}")
+            await _make(self._database)
+
+    @property
+    def _name(self) -> str:
+        return f"database {self._settings.database} at {self._settings.address}"
+
+    async def _is_made(self) -> bool:
+        found = await self._database["schema_version"].find_one({"_id": _LAYOUT_ID})
+        if found is not None:
+            check_layout(str(found.get("version")), f"The {self._name}", "database")
+        return found is not None
 
     async def close(self) -> None:
         await self._client.close()
 
 
-async def _prepare(database: Database) -> None:
-    layouts = database["schema_version"]
-    found = await layouts.find_one({"_id": _LAYOUT_ID})
-    if found is None:
-        await database["run_states"].create_indexes(_INDEXES)
-        try:
-            await layouts.insert_one({"_id": _LAYOUT_ID, "version": LAYOUT})
-        except DuplicateKeyError:  # another process prepares it, too
-            return await _prepare(database)
-    elif found["version"] != LAYOUT:
-        advice = "upgrade thoughtgear" if found["version"] > LAYOUT else "use a new database"
-        raise SchemaVersionError(
-            f"The database has layout {found['version']}, this thoughtgear works with {LAYOUT}: {advice}."
-        )
-    return None
+async def _make(database: Database) -> bool:
+    """Make the indexes, then note the layout. Returns False where another process has done it meanwhile."""
+    await database["run_states"].create_indexes(_INDEXES)
+    try:
+        await database["schema_version"].insert_one({"_id": _LAYOUT_ID, "version": LAYOUT})
+    except DuplicateKeyError:
+        return False
+    return True
 
 
 def _nothing() -> None:

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote
 from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 
-from thoughtgear.adapters.options import first
+from thoughtgear.adapters.options import first, switch
 from thoughtgear.errors import ConfigurationError
 
 RIGHT_URL = (
@@ -19,6 +19,7 @@ RIGHT_URL = (
     "%3A for :, %2F for /, %3F for ?, %23 for #, %25 for %."
 )
 _LOGIN = ("username", "password")
+_KNOWN = ("url", "database", *_LOGIN, "create")
 _DEFAULTS = {
     "appName": "thoughtgear",
     "serverSelectionTimeoutMS": 10_000,
@@ -34,35 +35,48 @@ Client = AsyncMongoClient[dict[str, Any]]
 
 @dataclass(frozen=True)
 class MongoSettings:
-    """Where the database is. `address` is the hosts, for messages; `login` is what is not in the URL."""
+    """Where the database is. `address` is the hosts, for messages; `login` is what is not in the URL;
+    `create` makes the store where there is none."""
 
     url: str = field(repr=False)
     login: Mapping[str, Any] = field(repr=False)
     address: str
     database: str
+    create: bool
 
     @classmethod
     def from_url(cls, url: str) -> MongoSettings:
         """Read `mongodb://user:password@host:port/database?option=value`, with the options of MongoDB's
-        own connection strings. Raises `ConfigurationError`, which repeats nothing."""
+        own connection strings and `create`. Raises `ConfigurationError`, which repeats nothing."""
         return cls.from_dict({"url": url})
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> MongoSettings:
         """Read `url`, and beside it `database` (default: the URL's, else thoughtgear), `username` and
-        `password`, not escaped."""
-        unknown = set(settings) - {"url", "database", *_LOGIN}
+        `password`, not escaped, and `create`."""
+        unknown = set(settings) - set(_KNOWN)
         if unknown:
             raise ConfigurationError(
-                f"A MongoDB store has no setting {first(unknown)}; it has url, database, username, password."
+                f"A MongoDB store has no setting {first(unknown)}; it has {', '.join(_KNOWN)}."
             )
         url, login = settings.get("url"), {name: settings[name] for name in _LOGIN if settings.get(name)}
         if not isinstance(url, str) or not url.startswith(("mongodb://", "mongodb+srv://")):
             raise ConfigurationError(f"This store URL is not one of MongoDB. {RIGHT_URL}")
         if "password" in login and "username" not in login and "@" not in url:
             raise ConfigurationError(f"A password needs a username. {RIGHT_URL}")
+        url, own = _without_own(url)
         database = _database_in(url, login, settings.get("database") or "thoughtgear")
-        return cls(url, login, _hosts(url), settings.get("database") or database)
+        create = switch({**own, **settings}, "create", True)
+        return cls(url, login, _hosts(url), settings.get("database") or database, create)
+
+
+def _without_own(url: str) -> tuple[str, dict[str, str]]:
+    """Return a URL as the driver knows it, and the option that it doesn't know."""
+    address, _, query = url.partition("?")
+    options = [option.partition("=") for option in query.split("&") if option]
+    driver_s = "&".join("".join(option) for option in options if option[0] != "create")
+    own = {name: unquote(value) for name, _, value in options if name == "create"}
+    return (f"{address}?{driver_s}" if driver_s else address), own
 
 
 def _database_in(url: str, login: Mapping[str, Any], default: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from thoughtgear.adapters.layout import LAYOUT
 from thoughtgear.adapters.records import (
     ALL_RUNS,
     check_commit,
@@ -25,7 +26,7 @@ from thoughtgear.adapters.s3_run import Commit, Runs
 from thoughtgear.adapters.s3_settings import S3Settings
 from thoughtgear.errors import RunNotFoundError
 from thoughtgear.models import Message, RunState
-from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage
+from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage, SchemaUpgrade
 
 _STORE = "s3"
 
@@ -115,6 +116,11 @@ class S3Adapter:
     ) -> list[str]:
         check_range(collection, prefix, after)
         return await self._documents.keys(collection, prefix, after, limit)
+
+    async def upgrade(self) -> SchemaUpgrade:
+        """Make the store where there is none. Raises `SchemaVersionError` for one of another version."""
+        made = await self._bucket.make()
+        return SchemaUpgrade(None if made else LAYOUT, LAYOUT)
 
     async def aclose(self) -> None:
         """End the threads and close the connections; closing twice is fine."""

@@ -35,13 +35,13 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
+from thoughtgear.adapters.layout import LAYOUT, check_layout, no_store
 from thoughtgear.adapters.s3_settings import S3Settings
 from thoughtgear.adapters.threads import Threads
-from thoughtgear.errors import ConfigurationError, SchemaVersionError, StoreError, StoreUnavailableError
+from thoughtgear.errors import ConfigurationError, StoreError, StoreUnavailableError
 
 T = TypeVar("T")
 
-LAYOUT = 1
 TRIES = 3
 """How often botocore tries a request."""
 
@@ -51,7 +51,7 @@ CONFLICT_TRIES = 8
 LIST_KEYS = 1000
 """The most keys that S3 lists in one answer."""
 
-_LAYOUT_KEY = "layout"
+_LAYOUT_KEY, _LAYOUT = "layout", b"%d\n" % LAYOUT
 _NO_ETAG = '"00000000000000000000000000000000"'
 _FAILED_CONDITION = {404, 412}
 _TRANSIENT = {408, 429, 500, 502, 503, 504}
@@ -78,7 +78,8 @@ class Bucket:
     """The objects below the prefix of a bucket. Keys are given without the prefix.
 
     The first call of a process makes sure that the server honours the conditions of writes; one that does
-    not would let two writers overwrite each other, and is refused.
+    not would let two writers overwrite each other, and is refused. Where use is to make no store, its first
+    write does that: whoever only looks writes nothing.
     """
 
     def __init__(self, settings: S3Settings) -> None:
@@ -87,8 +88,10 @@ class Bucket:
         self._lock = threading.Lock()
         self._made: Any = None
         self._pid = 0
+        self._probed = False
         where = settings.endpoint or "AWS"
         self.address = f"The bucket {settings.bucket} at {where}"
+        self._below = f"below {settings.prefix.rstrip('/')!r}" if settings.prefix else "at its top"
 
     async def get(self, key: str, known: str | None = None) -> Stored | None:
         """Return an object or None. One whose ETag is still `known` comes without its body."""
@@ -110,7 +113,7 @@ class Bucket:
     async def put(self, key: str, body: bytes, replaces: str | None) -> str | None:
         """Write an object in the place of the one with the ETag `replaces`, or of none; return the new ETag,
         or None where the condition failed: perhaps because an earlier try had succeeded."""
-        return await self._run(lambda client: self._put(client, key, body, replaces))
+        return await self._run(lambda client: self._put(client, key, body, replaces), writes=True)
 
     async def list(self, prefix: str, after: str = "", limit: int = LIST_KEYS) -> list[Listed]:
         """Return up to `limit` objects whose keys begin with `prefix` and sort above `after`."""
@@ -138,7 +141,7 @@ class Bucket:
                 raise StoreUnavailableError(f"{self.address} did not delete all objects: {code}.")
 
         if keys:
-            await self._run(call)
+            await self._run(call, writes=True)
 
     async def delete_below(self, prefix: str, chosen: Callable[[str], bool] = lambda _: True) -> None:
         """Delete every object whose key begins with `prefix` and is chosen."""
@@ -146,6 +149,10 @@ class Bucket:
         while found := await self.list(prefix, after):
             await self.delete([each.key for each in found if chosen(each.key)])
             after = found[-1].key
+
+    async def make(self) -> bool:
+        """Make the store where there is none, and return whether that was so."""
+        return await self._threads.run(lambda: self._translating(self._make))
 
     def close(self) -> None:
         """End the threads and close the connections."""
@@ -172,48 +179,63 @@ class Bucket:
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self._settings.bucket, "Key": self._settings.prefix + key}
 
-    async def _run(self, call: Callable[[Any], T]) -> T:
-        return await self._threads.run(lambda: self._translating(call))
+    async def _run(self, call: Callable[[Any], T], *, writes: bool = False) -> T:
+        return await self._threads.run(lambda: self._translating(lambda: call(self._client(writes=writes))))
 
-    def _translating(self, call: Callable[[Any], T]) -> T:
+    def _translating(self, call: Callable[[], T]) -> T:
         try:
-            return call(self._client())
+            return call()
         except (ClientError, BotoCoreError) as exc:
             raise self._translated(exc) from exc
 
-    def _client(self) -> Any:
+    def _client(self, *, writes: bool = False) -> Any:
+        create = self._settings.create
         with self._lock:
             if self._made is None or self._pid != os.getpid():
                 client = _connect(self._settings)
-                self._check(client)
-                self._made, self._pid = client, os.getpid()
+                if not self._is_made(client):
+                    if not create:
+                        raise no_store(f"{self.address} has no store {self._below}")
+                    self._put(client, _LAYOUT_KEY, _LAYOUT, None)
+                self._made, self._pid, self._probed = client, os.getpid(), False
+            if (create or writes) and not self._probed:
+                self._probe(self._made)
+                self._probed = True
             return self._made
 
-    def _check(self, client: Any) -> None:
-        """Write the layout's number where there is none, and probe the conditions on that object."""
-        body = b"%d\n" % LAYOUT
+    def _is_made(self, client: Any) -> bool:
+        """Whether the layout's number is there. Raises `SchemaVersionError` for another one."""
         try:
             found = client.get_object(**self._at(_LAYOUT_KEY))["Body"].read()
         except ClientError as exc:
             if _code(exc) != "NoSuchKey":
                 raise
-            self._put(client, _LAYOUT_KEY, body, None)
-            found = body
-        if found != body:
-            raise SchemaVersionError(
-                f"{self.address} has layout {found[:20].decode(errors='replace').strip()}, "
-                f"this thoughtgear works with {LAYOUT}: upgrade the package, or use another path."
-            )
+            return False
+        check_layout(found.decode(errors="replace").strip(), f"{self.address} {self._below}", "path")
+        return True
+
+    def _make(self) -> bool:
+        client = _connect(self._settings)
+        try:
+            there = self._is_made(client)
+            made = not there and self._put(client, _LAYOUT_KEY, _LAYOUT, None) is not None
+            self._probe(client)
+        finally:
+            client.close()
+        return made
+
+    def _probe(self, client: Any) -> None:
+        """Make sure, on the layout's own object, that conditions count."""
         for name, replaces in (("If-None-Match", None), ("If-Match", _NO_ETAG)):
-            if not self._refuses(client, body, replaces):
+            if not self._refuses(client, replaces):
                 raise ConfigurationError(
                     f"{self.address} does not honour {name} in PutObject: two writers would overwrite each "
                     "other. Use a server with conditional writes."
                 )
 
-    def _refuses(self, client: Any, body: bytes, replaces: str | None) -> bool:
+    def _refuses(self, client: Any, replaces: str | None) -> bool:
         try:
-            return self._put(client, _LAYOUT_KEY, body, replaces) is None
+            return self._put(client, _LAYOUT_KEY, _LAYOUT, replaces) is None
         except ClientError as exc:
             if _status(exc) == 501 or _code(exc) in ("NotImplemented", "InvalidArgument"):
                 return False

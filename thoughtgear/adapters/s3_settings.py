@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from thoughtgear.adapters.options import first
+from thoughtgear.adapters.options import first, switch
 from thoughtgear.errors import ConfigurationError
 
 RIGHT_URL = (
@@ -22,14 +22,15 @@ _ADDRESSING = ("auto", "path", "virtual")
 _TEXTS = ("endpoint", "region", "addressing", "profile")
 _SECRETS = ("access_key_id", "secret_access_key", "session_token")
 _NUMBERS = {"pool_size": 16.0, "connect_timeout": 5.0, "read_timeout": 20.0}
-KNOWN = ("bucket", "path", *_TEXTS, *_SECRETS, *_NUMBERS)
+KNOWN = ("bucket", "path", "create", *_TEXTS, *_SECRETS, *_NUMBERS)
 
 
 @dataclass(frozen=True)
 class S3Settings:
     """Where the objects are. `prefix` ends in a slash or is empty; `session` is what `boto3.Session` takes.
 
-    `pool_size` is the number of connections and of threads; the times are seconds for one try of a request.
+    `create` makes the store where there is none, `pool_size` is the number of connections and of threads, the
+    times are seconds for one try of a request.
     """
 
     bucket: str
@@ -38,6 +39,7 @@ class S3Settings:
     region: str | None
     addressing: str
     session: Mapping[str, str] = field(repr=False)
+    create: bool
     pool_size: int
     connect_timeout: float
     read_timeout: float
@@ -76,6 +78,7 @@ class S3Settings:
             region=str(given["region"]) if "region" in given else None,
             addressing=_addressing(given.get("addressing", "path" if endpoint else "auto")),
             session=_session(given),
+            create=switch(given, "create", True),
             pool_size=int(numbers["pool_size"]),
             connect_timeout=numbers["connect_timeout"],
             read_timeout=numbers["read_timeout"],

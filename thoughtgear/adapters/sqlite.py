@@ -18,6 +18,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from thoughtgear.adapters import sql_version
+from thoughtgear.adapters.layout import no_store
 from thoughtgear.adapters.sql_schema import DRIVER
 from thoughtgear.adapters.sqlite_settings import SqliteSettings
 from thoughtgear.adapters.threads import Threads
@@ -181,7 +182,7 @@ def _check_file(path: Path) -> None:
 
 def _absent(path: Path) -> str:
     if path.parent.is_dir():
-        return f"There is no store {path}: check its name, or make it with `thoughtgear db upgrade`."
+        return str(no_store(f"There is no store {path}"))
     return f"The folder of the database {path} is not there: create it."
 
 

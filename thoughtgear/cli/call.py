@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from thoughtgear import logs
-from thoughtgear.errors import RunNotFoundError, SchemaVersionError, ThoughtgearError
+from thoughtgear.errors import RunNotFoundError, ThoughtgearError
 from thoughtgear.place import Output, Place
 
 INTERRUPTED = 130
@@ -59,11 +59,9 @@ def _explain(exc: Exception, place: Place) -> str | None:
     """Return what went wrong and what to do; None for what nobody foresaw."""
     if isinstance(exc, RunNotFoundError):
         return f"{exc} See which there are: {place.stored.again('runs')}"
-    if isinstance(exc, SchemaVersionError):
+    if isinstance(exc, ThoughtgearError | OSError):
         plain = Place().again("db upgrade")
         return str(exc).replace(f"`{plain}`", f"`{place.stored.again('db upgrade')}`")
-    if isinstance(exc, ThoughtgearError | OSError):
-        return str(exc)
     rpc = sys.modules.get("temporalio.service")  # its import takes a second, and most commands do without
     if rpc is not None and isinstance(exc, rpc.RPCError):
         return f"Temporal answered {exc.status.name}; check the server, its address and the namespace."

@@ -19,7 +19,7 @@ app.add_typer(group)
 
 @group.command()
 def upgrade(target: Target = None, db: Db = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Bring the tables to the version of this thoughtgear, or make them.
+    """Bring a store to the version of this thoughtgear, or make it.
 
     Run it after an upgrade of the package. Several at once do it once; nothing is lost.
     """
