@@ -114,7 +114,10 @@ def _tell(place: Place, output: Output, diagnosis: Diagnosis, mended: Sequence[M
 
 
 def _record(place: Place, diagnosis: Diagnosis, mended: Sequence[Mended]) -> dict[str, object]:
-    rows = [asdict(each) | {"command": _command(place, each)} for each in diagnosis.findings]
+    rows = [
+        asdict(each) | {"what": place.upgraded(each.what), "command": _command(place, each)}
+        for each in diagnosis.findings
+    ]
     for row, done in zip(rows, mended, strict=False):
         row["mended"], row["said"] = done.done, done.said
     return {
@@ -129,7 +132,8 @@ def _show(place: Place, output: Output, finding: Finding, mended: Mended | None)
     """Print a finding: what kind and which run, what is wrong, what to do. Lines are not broken, so that a
     command can be taken from them."""
     where = finding.run_id or finding.workflow_id or ""
-    lines = [Text.assemble((f"{finding.kind:<18}", "yellow"), where), Text(f"  {clean(finding.what)}")]
+    what = clean(place.upgraded(finding.what))
+    lines = [Text.assemble((f"{finding.kind:<18}", "yellow"), where), Text(f"  {what}")]
     if mended is not None:
         mark, colour = ("✓", "green") if mended.done else ("✗", "red")
         lines.append(Text.assemble((f"  {mark} ", colour), mended.said))

@@ -54,8 +54,7 @@ async def _check_version(store: OrmAdapter, url: str) -> None:
     try:
         await store.list_runs(limit=1)
     except (SchemaVersionError, ConfigurationError) as exc:
-        plain, line = (each.again("db upgrade") for each in (Place(), Place(db=url)))
-        raise type(exc)(str(exc).replace(f"`{plain}`", f"`{line}`")) from exc
+        raise type(exc)(Place(db=url).upgraded(str(exc))) from exc
 
 
 def _tell(report: CopyReport, output: Output) -> None:

@@ -164,9 +164,14 @@ class NewerFormatError(StoreError):
 
 
 class SchemaVersionError(StoreError):
-    """The database's schema is of another version than this library."""
+    """The database's schema is of another version than this library. `older`: `thoughtgear db upgrade` brings
+    it to this one."""
 
     retryable = True  # by a worker of that version, or after `thoughtgear db upgrade`
+
+    def __init__(self, message: str | None = None, *, older: bool = False) -> None:
+        super().__init__(message)
+        self.older = older
 
 
 class StateRegressionError(StoreError):

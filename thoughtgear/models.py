@@ -161,6 +161,10 @@ class InboxItem(Record):
     sent_at: Moment = Field(default_factory=now)
 
 
+LONGEST_HOLD = 3600.0
+"""Seconds that a claim lasts at the most after its last commit."""
+
+
 class Claim(Record):
     """Who is at work on the run. The epoch is safety: a newer one fences older ones. The deadline (Unix
     seconds) is liveness: while it lies ahead, a duplicate delivery does nothing. `last` is the scope that
@@ -174,6 +178,10 @@ class Claim(Record):
 
     def live(self) -> bool:
         return bool(self.owner) and self.deadline > time.time()
+
+    def stuck(self) -> bool:
+        """Whether the deadline is further ahead than any driver sets it: some clock was wrong."""
+        return bool(self.owner) and self.deadline > time.time() + LONGEST_HOLD
 
 
 class Driver(Record):

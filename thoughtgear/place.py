@@ -42,6 +42,11 @@ class Place:
         pairs = [(name, str(value)) for name, values in several.items() for value in values if value]
         return f"thoughtgear {command} {shlex.join(word for pair in pairs for word in pair)}".strip()
 
+    def upgraded(self, text: str) -> str:
+        """The text of a store's error, with the line that upgrades or makes the store of this place."""
+        plain = Place().again("db upgrade")
+        return text.replace(f"`{plain}`", f"`{self.stored.again('db upgrade')}`")
+
     def _shown_db(self) -> str | None:
         """The store, without its password or key: they stay out of the terminal and its history. A local
         store has neither; another has them before an `@`, in any option of its URL, or in its JSON."""

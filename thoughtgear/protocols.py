@@ -13,8 +13,8 @@ from uuid import uuid4
 
 from pydantic_core import from_json
 
-from thoughtgear.errors import InvalidInputError
-from thoughtgear.models import Message, Native, RunState, Status, Usage
+from thoughtgear.errors import ConfigurationError, InvalidInputError
+from thoughtgear.models import LONGEST_HOLD, Message, Native, RunState, Status, Usage
 
 Reach = Literal["process", "host", "network"]
 """How far a store can be shared: within one process, by the processes of one host, or over the network."""
@@ -296,6 +296,13 @@ class ModelProvider(Protocol):
     async def aclose(self) -> None: ...
 
 
+def check_hold(seconds: float) -> float:
+    """Return for how many seconds a claim keeps others off. Raises `ConfigurationError`."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= LONGEST_HOLD:
+        raise ConfigurationError(f"A claim lasts for 0 to {LONGEST_HOLD:.0f} seconds; a long step renews it.")
+    return seconds
+
+
 @dataclass(frozen=True)
 class Attempt:
     """How a driver tries an iteration.
@@ -306,7 +313,8 @@ class Attempt:
     runs the next iteration, too. `version` is the last one that the driver saw acknowledged; `acknowledged`
     is told every newer one. `watch` is the seconds between two looks at the store during a long step,
     `hold` how long the claim keeps others off after its last commit; a long step renews it. `epoch` is the
-    claim's at which this attempt may begin (None: any); at another one it is superseded.
+    claim's at which this attempt may begin (None: any); at another one it is superseded. Raises
+    `ConfigurationError` for a `hold` beyond `models.LONGEST_HOLD`.
     """
 
     driver: str = "direct"
@@ -319,6 +327,9 @@ class Attempt:
     watch: float = 1.0
     hold: float = 30.0
     epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        check_hold(self.hold)
 
 
 @runtime_checkable

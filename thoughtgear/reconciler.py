@@ -87,7 +87,7 @@ class Reconciler:
 
 async def _left_half_done(store: OrmAdapter, finding: Finding) -> bool:
     """Whether a worker may mend it unasked. A begun run without a workflow may be another server's."""
-    if finding.repair == "end workflow" or finding.repair is None or finding.run_id is None:
+    if finding.repair in ("release", "end workflow", None) or finding.run_id is None:
         return False
     if finding.kind != "no workflow":
         return True

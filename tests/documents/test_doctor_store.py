@@ -10,11 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo import MongoClient
 
+from thoughtgear.deletion import delete_run
 from thoughtgear.doctor import Doctor, Finding
 from thoughtgear.doctor.scan import SETTLED
-from thoughtgear.models import CallRecord, Claim, Driver, InboxItem, Parent, RunState, ToolCall, now
-from thoughtgear.protocols import OrmAdapter
+from thoughtgear.errors import ConfigurationError
+from thoughtgear.executors.lambda_ import LambdaExecutor
+from thoughtgear.executors.local import LocalExecutor
+from thoughtgear.executors.sqs import SqsExecutor
+from thoughtgear.models import (
+    LONGEST_HOLD,
+    CallRecord,
+    Claim,
+    Driver,
+    InboxItem,
+    Parent,
+    RunState,
+    ToolCall,
+    now,
+)
+from thoughtgear.protocols import Attempt, OrmAdapter, RunFilter, RunPage
 from thoughtgear.registry import open_store
 from thoughtgear.testing import append, new_run
 
@@ -67,6 +83,90 @@ async def test_what_may_be_at_work_is_left_alone(store: OrmAdapter):
     assert (diagnosis.runs, diagnosis.on_temporal, diagnosis.healthy) == (5, 1, True)
 
 
+FAR = time.time() + 10 * 365 * 86400
+
+
+@pytest.mark.parametrize("deadline", [FAR, 1e300], ids=["years", "for ever"])
+async def test_a_stuck_claim_is_found_and_released(store: OrmAdapter, deadline: float):
+    """A claim whose deadline no driver would set is found before all else of runs; the repair commits the run
+    as it was, with the claim given back under the next epoch, so that whoever made it is fenced."""
+    await put(store, "a-new")
+    await put(store, "z-fresh", updated_at=now(), status="running", claim=Claim(epoch=1, owner="x/1"))
+    claim = Claim(epoch=3, owner="local-x/1", driver="local", deadline=deadline)
+    stuck = await put(store, "z-stuck", status="running", claim=claim, metadata={"k": 1})
+    diagnosis = await Doctor(store).scan()
+    assert [(each.kind, each.run_id) for each in diagnosis.findings] == [
+        ("stuck claim", "z-stuck"),
+        ("not driven", "a-new"),
+    ]
+    finding = diagnosis.findings[0]
+    assert "the clock of whoever made it was wrong" in finding.what
+    mended = [await Doctor(store).repair(finding) for _ in range(2)]
+    assert [each.done for each in mended] == [True, True]
+    assert mended[0].said.startswith("The claim is released")
+    assert mended[1].said == "The claim is stuck no more."
+    after = await store.load_run("z-stuck")
+    kept = {"version": 2, "claim": Claim(epoch=4, driver="local"), "nonce": after.nonce}
+    assert after == stuck.model_copy(update={**kept, "updated_at": after.updated_at})
+    assert after.nonce != stuck.nonce
+    assert not [each for each in (await Doctor(store).scan()).findings if each.kind == "stuck claim"]
+
+
+async def test_a_long_claim_is_not_stuck(store: OrmAdapter):
+    """A deadline as far ahead as any driver may set it is no finding, and no attempt may hold for longer."""
+    claim = Claim(epoch=1, owner="x/1", deadline=time.time() + LONGEST_HOLD)
+    await put(store, "held", status="running", claim=claim)
+    assert (await Doctor(store).scan()).findings == []
+    for wrong in (LONGEST_HOLD + 1, -1, float("nan"), "30", True):
+        for make in (
+            lambda seconds: Attempt(hold=seconds),
+            lambda seconds: LocalExecutor(claim_seconds=seconds),
+            lambda seconds: LambdaExecutor(print, claim_seconds=seconds),
+            lambda seconds: SqsExecutor("https://sqs/q", client=object(), claim_seconds=seconds),
+        ):
+            with pytest.raises(ConfigurationError, match="A claim lasts for 0 to 3600 seconds"):
+                make(wrong)
+
+
+async def test_a_damaged_run_is_found(tmp_path: Path):
+    """Runs that can't be read, over or not, are findings with the command that deletes them; after it
+    nothing is wrong."""
+    store = open_store(f"sqlite:///{tmp_path}/runs.db")
+    for run_id, status in (("gone-on", "running"), ("ended", "done"), ("well", "done")):
+        await put(store, run_id, status=status)
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as connection, connection:
+        connection.execute("UPDATE run_states SET body = 'a secret' WHERE run_id != 'well'")
+    findings = await found(store)
+    assert {run_id: (each.kind, each.command) for run_id, each in findings.items()} == {
+        "gone-on": ("damaged", "runs delete --force gone-on"),
+        "ended": ("damaged", "runs delete --force ended"),
+    }
+    assert "secret" not in str(findings)
+    assert not (await Doctor(store).repair(findings["ended"])).done
+    for run_id in findings:
+        await delete_run(store, run_id, force=True)
+    assert await found(store) == {}
+    await store.aclose()
+
+
+async def test_the_runs_are_listed_once():
+    """A scan walks the store's runs once, whatever their status; a run is met once."""
+    store = open_store("memory://")
+    for number in range(12):
+        status = ("pending", "running", "waiting", "done")[number % 4]
+        await put(store, f"r{number}", status=status)
+    pages = []
+    listing = store.list_runs
+
+    async def counted(where: RunFilter = RunFilter(), **options: Any) -> RunPage:  # noqa: B008 - frozen
+        pages.append(where)
+        return await listing(where, **options)
+
+    store.list_runs = counted  # type: ignore[method-assign]  # to count them
+    diagnosis = await Doctor(store).scan()
+    assert (pages, diagnosis.runs, len(diagnosis.findings)) == ([RunFilter()], 9, 9)
+
+
 async def test_what_no_longer_waits_is_found():
     """A call that was settled and a run whose earlier one is over are found when nobody goes on with them."""
     store = open_store("memory://")
@@ -111,6 +211,43 @@ async def test_tables_of_another_version_are_a_finding(tmp_path: Path):
     (finding,) = (await Doctor(store).scan()).findings
     await store.aclose()
     assert (finding.kind, finding.command) == ("store", "db upgrade")
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "files", "s3", "mongodb"])
+@pytest.mark.parametrize("version", ["99", "theirs"])
+async def test_what_no_upgrade_mends_is_told_so(
+    kind: str, version: str, tmp_path: Path, request: pytest.FixtureRequest
+):
+    """A store of a newer version is found with the package to upgrade, one whose version is no number with
+    the way out; `db upgrade`, which could do nothing, is not offered."""
+    server = None if kind in ("sqlite", "files") else request.getfixturevalue(kind)
+    url = server.url(tmp_path) if server else f"{kind}:///{tmp_path}/store"
+    store = open_store(url)
+    await store.list_runs()
+    await store.aclose()
+    overwrite_version(kind, url, tmp_path, server, version)
+    store = open_store(url)
+    (finding,) = (await Doctor(store).scan()).findings
+    await store.aclose()
+    assert (finding.kind, finding.command, finding.todo) == ("store", None, "")
+    said = "pip install --upgrade thoughtgear" if version == "99" else "use another "
+    assert said in finding.what
+    assert "db upgrade" not in finding.what
+
+
+def overwrite_version(kind: str, url: str, folder: Path, server: Any, version: str) -> None:
+    """Make the store one of another version."""
+    if kind == "sqlite":
+        with closing(sqlite3.connect(folder / "store")) as connection, connection:
+            connection.execute("UPDATE schema_version SET version_num = ?", (version,))
+    elif kind == "files":
+        (folder / "store" / "layout").write_text(version)
+    elif kind == "s3":
+        key = f"tests/{folder.parent.name}/{folder.name}/layout"
+        server.client().put_object(Bucket="thoughtgear", Key=key, Body=version.encode())
+    else:
+        with MongoClient[dict[str, Any]](url) as client:
+            client.get_default_database().schema_version.update_one({}, {"$set": {"version": version}})
 
 
 async def test_a_record_of_a_newer_version_is_a_finding():

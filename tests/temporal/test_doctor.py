@@ -162,6 +162,57 @@ async def lose(world: World, run_id: str) -> None:
     await until(gone)
 
 
+async def test_a_stuck_claim_of_a_waiting_workflow_is_released(world: World) -> None:
+    """A workflow that waits for a claim of a wrong clock goes on when the doctor has released that; without a
+    worker the repair says that there is none."""
+    handler = world.handler(["Done."])
+    far = now().timestamp() + 10 * 365 * 86400
+    run = new_run(
+        status="running",
+        claim=Claim(epoch=3, owner="elsewhere/1", driver="temporal", deadline=far),
+        driver=Driver(executor="temporal"),
+    )
+    await append(handler.store, run, "Hello")
+    doctor = doctor_of(world, handler)
+    (found,) = await findings(doctor, "no worker")
+    assert (found.kind, found.repair) == ("stuck claim", "release")
+    async with world.worker(handler):
+        await handler.executor.schedule_next_iteration(run.run_id)
+        await until(lambda: waits_for_a_time(world, run.run_id))
+        mended = await doctor.repair(found)
+        ended = await handler.wait(run.run_id)
+    assert mended.said.startswith("The claim is released. Scheduled in the task queue")
+    assert (ended.status, ended.claim.epoch) == ("done", 5)
+
+
+async def waits_for_a_time(world: World, run_id: str) -> bool:
+    """Whether the workflow has begun to wait for a timer."""
+    history = await world.workflow(run_id).fetch_history()
+    return any(event.HasField("timer_started_event_attributes") for event in history.events)
+
+
+async def test_a_repair_without_a_worker_says_so(world: World) -> None:
+    """Scheduling, waking and cancelling a workflow in a task queue that nobody polls is told with what is
+    missing."""
+    handler = world.handler(["Done."])
+    run = await handler.create_run("Hello")
+    doctor = doctor_of(world, handler)
+    (found,) = await findings(doctor, "no worker")
+    scheduled = await doctor.repair(found)
+    await handler.close_run(run.run_id, "cancelled")
+    woken = await doctor.repair(found)
+    await start(world, "absent")
+    stray = Finding("no run", "", run_id="absent", workflow_id="thoughtgear-absent", repair="end workflow")
+    cancelled = await doctor.repair(stray, end_workflow="cancel")
+    for mended in (scheduled, woken, cancelled):
+        assert mended.said.endswith(", once a worker polls it: none does.")
+    async with world.worker(handler):
+        await until(lambda: ended(world, run.run_id))
+        run = await handler.create_run("Hello")
+        (found,) = await findings(doctor)
+        assert (await doctor.repair(found)).said == f"Scheduled in the task queue {world.queue!r}."
+
+
 async def test_what_may_have_been_ended_on_purpose_takes_a_person(world: World) -> None:
     """A run that was begun and has been silent for longer than the server keeps workflows is found, and not
     scheduled: how its workflow ended is not known."""

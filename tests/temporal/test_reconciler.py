@@ -16,7 +16,7 @@ from world import World
 
 from thoughtgear import PromptHandler, ThoughtgearPlugin
 from thoughtgear.errors import StoreUnavailableError
-from thoughtgear.models import Driver
+from thoughtgear.models import Claim, Driver
 from thoughtgear.reconciler import Reconciler
 from thoughtgear.testing import append, new_run
 
@@ -99,6 +99,16 @@ async def test_what_settles_just_now_is_left_alone(world: World):
     await handler.create_run("Hello")
     assert await Reconciler([handler], world.client, world.queue).look() == 0
     assert await reconciler_of(world, handler).look() == 1
+
+
+async def test_a_stuck_claim_is_left_to_the_doctor(world: World):
+    """A worker does not release a claim whose deadline seems far ahead: its clock may be the wrong one."""
+    handler = world.handler(["Done."])
+    claim = Claim(epoch=3, owner="elsewhere/1", driver="temporal", deadline=1e12)
+    run = new_run(status="running", claim=claim, driver=Driver(executor="temporal"))
+    await append(handler.store, run, "Hello")
+    assert await reconciler_of(world, handler).look() == 0
+    assert (await handler.get_run(run.run_id)).claim == claim
 
 
 async def test_runs_of_others_are_left_alone(world: World):

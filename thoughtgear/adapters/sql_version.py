@@ -42,7 +42,8 @@ def check_version(connection: Connection) -> bool:
     if found is not None and found < SCHEMA_VERSION:
         raise SchemaVersionError(
             f"The database has schema version {found}, this thoughtgear works with {SCHEMA_VERSION}: "
-            "run `thoughtgear db upgrade`."
+            "run `thoughtgear db upgrade`.",
+            older=True,
         )
     return found is not None
 

@@ -60,8 +60,7 @@ def _explain(exc: Exception, place: Place) -> str | None:
     if isinstance(exc, RunNotFoundError):
         return f"{exc} See which there are: {place.stored.again('runs')}"
     if isinstance(exc, ThoughtgearError | OSError):
-        plain = Place().again("db upgrade")
-        return str(exc).replace(f"`{plain}`", f"`{place.stored.again('db upgrade')}`")
+        return place.upgraded(str(exc))
     rpc = sys.modules.get("temporalio.service")  # its import takes a second, and most commands do without
     if rpc is not None and isinstance(exc, rpc.RPCError):
         return f"Temporal answered {exc.status.name}; check the server, its address and the namespace."

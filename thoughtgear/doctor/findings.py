@@ -10,6 +10,8 @@ from thoughtgear.models import RunError
 Kind = Literal[
     "store",
     "temporal",
+    "stuck claim",
+    "damaged",
     "search attributes",
     "no worker",
     "no workflow",
@@ -19,10 +21,11 @@ Kind = Literal[
     "no run",
     "run is over",
 ]
-"""What is wrong: with the store or the server, with a run that is not over (its workflow is absent, has ended
-or fails again and again; nothing drives it), or with a workflow (its run is absent, or over)."""
+"""What is wrong: with the store or the server, with a run (its claim keeps everybody off, its record can't be
+read), with one that is not over (its workflow is absent, has ended or fails again and again; nothing drives
+it), or with a workflow (its run is absent, or over)."""
 
-Repair = Literal["schedule", "close", "end workflow"]
+Repair = Literal["release", "schedule", "close", "end workflow"]
 
 
 @dataclass(frozen=True)

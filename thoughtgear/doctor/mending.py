@@ -10,11 +10,14 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from thoughtgear.batches import find_run
-from thoughtgear.client import workflow_id_for
+from thoughtgear.client import pollers, workflow_id_for
+from thoughtgear.commit import RunWriter, unchanged
 from thoughtgear.doctor.findings import Finding
+from thoughtgear.errors import SupersededError
 from thoughtgear.executors.temporal import schedule_run
 from thoughtgear.handler import PromptHandler
-from thoughtgear.protocols import OrmAdapter
+from thoughtgear.models import RunState
+from thoughtgear.protocols import Attempt, OrmAdapter
 from thoughtgear.registry import NO_MODEL
 
 EndWorkflow = Literal["cancel", "terminate"]
@@ -36,6 +39,8 @@ class Mending:
 
     async def mend(self, finding: Finding, end_workflow: EndWorkflow | None) -> Mended:
         """Do what the finding's `repair` says."""
+        if finding.repair == "release":
+            return await self._release(finding)
         if finding.repair is None or self._client is None:
             return Mended(False, "This takes a person.")
         if finding.repair == "end workflow":
@@ -43,6 +48,27 @@ class Mending:
         if finding.repair == "close":
             return await self._close(self._client, finding)
         return await self._schedule(self._client, finding)
+
+    async def _release(self, finding: Finding) -> Mended:
+        """Give back a claim that nobody will: whoever made it is fenced, if it is there at all."""
+        while True:
+            state = await find_run(self._store, finding.run_id or "")
+            if state is None:
+                return Mended(True, "The run was deleted.")
+            if not state.claim.stuck():
+                return Mended(True, "The claim is stuck no more.")
+            writer = RunWriter(self._store, state, Attempt(driver=state.driver.executor))
+            try:
+                await writer.commit(unchanged, release=True)
+            except SupersededError:
+                continue
+            return await self._go_on(finding, state)
+
+    async def _go_on(self, finding: Finding, state: RunState) -> Mended:
+        if self._client is not None and state.driver.executor == "temporal":
+            woken = await self._schedule(self._client, finding)
+            return Mended(True, f"The claim is released. {woken.said}")
+        return Mended(True, "The claim is released: the run goes on where its driver looks again.")
 
     async def _schedule(self, client: Client, finding: Finding) -> Mended:
         run_id = finding.run_id or ""
@@ -52,11 +78,22 @@ class Mending:
             return Mended(True, "The run was deleted.")
         if state.over:
             await _if_there(client.get_workflow_handle(name).signal("wake"))
-            return Mended(True, f"The run is {state.status}: its workflow was woken, and ends.")
+            unless = await self._unless_polled(client)
+            return Mended(True, f"The run is {state.status}: its workflow was woken, and ends{unless}.")
         await schedule_run(
             client, run_id=run_id, handler=state.handler, workflow_id=name, task_queue=self._task_queue
         )
-        return Mended(True, f"Scheduled in the task queue {self._task_queue!r}.")
+        return Mended(
+            True, f"Scheduled in the task queue {self._task_queue!r}{await self._unless_polled(client)}."
+        )
+
+    async def _unless_polled(self, client: Client) -> str:
+        """Say so where a workflow has to wait for a worker."""
+        try:
+            polled = await pollers(client, self._task_queue)
+        except RPCError:  # it may not tell
+            return ""
+        return "" if polled else ", once a worker polls it: none does"
 
     async def _close(self, client: Client, finding: Finding) -> Mended:
         found = await client.get_workflow_handle(finding.workflow_id or "").describe()
@@ -78,7 +115,8 @@ class Mending:
         handle = client.get_workflow_handle(finding.workflow_id or "")
         if how == "cancel":
             await _if_there(handle.cancel())
-            return Mended(True, "Its workflow was asked to cancel.")
+            unless = await self._unless_polled(client)
+            return Mended(True, f"Its workflow was asked to cancel{unless}.")
         await _if_there(handle.terminate(reason="Its run is not in the store."))
         return Mended(True, "Its workflow was terminated.")
 

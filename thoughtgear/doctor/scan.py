@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import AsyncIterator, Awaitable, Container
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExecutionStatus
@@ -16,7 +17,7 @@ from thoughtgear.doctor.mending import EndWorkflow, Mended, Mending
 from thoughtgear.doctor.server import OpenWorkflow, Server
 from thoughtgear.errors import ConfigurationError, SchemaVersionError, StoreError
 from thoughtgear.loop import reopened
-from thoughtgear.models import RunError, RunState, now
+from thoughtgear.models import LONGEST_HOLD, RunError, RunState, now
 from thoughtgear.payloads import TASK_QUEUE
 from thoughtgear.protocols import OrmAdapter, RunFilter
 from thoughtgear.retention import UNFINISHED
@@ -39,9 +40,9 @@ class Doctor:
 
     Without a `client` it looks at the store alone. `task_queue` is that of the workers: only its workflows
     are looked at, since those of another queue may belong to another store. What has changed within `settled`
-    is left alone. `closely`: ask about every workflow that goes on whether it fails again and again, which is
-    a request for each. `handlers`: look only at the runs of handlers of these names, and not at workflows
-    that have no such run.
+    is left alone. `closely`: read every run, for those that can't be read, and ask about every workflow that
+    goes on whether it fails again and again, which is a request for each. `handlers`: look only at the runs
+    of handlers of these names, and not at workflows that have no such run.
     """
 
     def __init__(
@@ -98,10 +99,10 @@ class _Scan:
         try:
             await self._look_at_runs()
         except (StoreError, ConfigurationError) as exc:
-            upgrade = "db upgrade" if isinstance(exc, SchemaVersionError) else None
+            upgrade = "db upgrade" if isinstance(exc, SchemaVersionError) and exc.older else None
             self._add(Finding("store", str(exc), "Upgrade it" if upgrade else "", upgrade))
             self._diagnosis.unchecked.append("Runs and workflows: the store can't be used.")
-        self._diagnosis.findings.sort(key=lambda finding: (finding.run_id or "", finding.workflow_id or ""))
+        self._diagnosis.findings.sort(key=_order)
         return self._diagnosis
 
     def _add(self, finding: Finding | None) -> None:
@@ -141,19 +142,27 @@ class _Scan:
         return None
 
     async def _unfinished(self) -> AsyncIterator[RunState]:
-        for status in sorted(UNFINISHED):
-            async for state in all_runs(self._store, RunFilter(status=status)):
-                if self._handlers is None or state.handler in self._handlers:
+        damaged: dict[str, str] = {}
+        filters = [RunFilter()] if self._closely else [RunFilter(status=each) for each in sorted(UNFINISHED)]
+        for where in filters:
+            async for state in all_runs(self._store, where, damaged):
+                self._watcher.step()
+                if not state.over and (self._handlers is None or state.handler in self._handlers):
                     yield state
+        for run_id, why in damaged.items():
+            todo = "Restore its record from a backup, or delete it"
+            command = f"runs delete --force {shlex.quote(run_id)}"
+            self._add(Finding("damaged", f"It can't be read. {why}", todo, command, run_id))
 
     async def _run(self, state: RunState) -> None:
-        self._watcher.step()
         name = _workflow_of(state)
         on_temporal = state.driver.executor == "temporal" or name in self._open
         self._known.add(name)
         self._diagnosis.runs += 1
         self._diagnosis.on_temporal += on_temporal
-        if on_temporal and self._server is not None:
+        if state.claim.stuck():
+            self._add(_stuck(state, name))
+        elif on_temporal and self._server is not None:
             await self._asked(f"Run {state.run_id}", self._with_temporal(self._server, state, name))
         elif not on_temporal and self._is_settled(state):
             await self._without_temporal(state)
@@ -260,6 +269,29 @@ async def _ended(server: Server, state: RunState, found: WorkflowExecutionDescri
         status="cancelled" if cancelled else "failed",
         error=None if cancelled else RunError(type="WorkflowEndedError", message=sentence),
     )
+
+
+def _order(finding: Finding) -> tuple[bool, bool, str, str]:
+    """The store and the servers first, then what keeps everybody from a run."""
+    run_id = finding.run_id or ""
+    return bool(run_id), finding.kind != "stuck claim", run_id, finding.workflow_id or ""
+
+
+def _stuck(state: RunState, name: str) -> Finding:
+    """A run that nobody goes on with before its claim's deadline."""
+    what = (
+        f"Its claim keeps everybody off until {_day(state.claim.deadline)}, and none lasts for over "
+        f"{LONGEST_HOLD / 3600:.0f} h: the clock of whoever made it was wrong, or this machine's is."
+    )
+    todo = "If this machine's clock is right, release it (--repair)"
+    return Finding("stuck claim", what, todo, None, state.run_id, name, repair="release")
+
+
+def _day(moment: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"
+    except (ValueError, OverflowError, OSError):
+        return "the end of time"
 
 
 def _workflow_of(state: RunState) -> str:

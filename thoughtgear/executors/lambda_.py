@@ -13,7 +13,7 @@ from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError
 from thoughtgear.executors.aws import ask, aws_client
 from thoughtgear.executors.reach import check_reach
 from thoughtgear.executors.turns import CLAIM_SECONDS, Turn, event_of, turn_of
-from thoughtgear.protocols import Reach
+from thoughtgear.protocols import Reach, check_hold
 
 if TYPE_CHECKING:
     from thoughtgear.handler import PromptHandler
@@ -39,8 +39,9 @@ class LambdaExecutor:
     waits = False
 
     def __init__(self, invoke: Invoke, *, claim_seconds: float = CLAIM_SECONDS) -> None:
-        """`claim_seconds`: how long the run of an invocation that died stays untouched by others."""
-        self.claim_seconds = claim_seconds
+        """`claim_seconds`: how long the run of an invocation that died stays untouched by others. Raises
+        `ConfigurationError`."""
+        self.claim_seconds = check_hold(claim_seconds)
         if not callable(invoke):
             raise ConfigurationError("LambdaExecutor takes a function that fires an event, a dict.")
         self._invoke = invoke

@@ -24,7 +24,7 @@ from thoughtgear.errors import (
 from thoughtgear.logs import loggable
 from thoughtgear.loop import next_step, retry_delay
 from thoughtgear.models import RunError, RunState
-from thoughtgear.protocols import Attempt
+from thoughtgear.protocols import Attempt, check_hold
 
 if TYPE_CHECKING:
     from thoughtgear.handler import PromptHandler
@@ -55,8 +55,9 @@ class LocalExecutor:
     waits = True
 
     def __init__(self, *, claim_seconds: float = 30.0) -> None:
-        """`claim_seconds`: how long a run of a process that died stays untouched by others."""
-        self._claim_seconds = claim_seconds
+        """`claim_seconds`: how long a run of a process that died stays untouched by others. Raises
+        `ConfigurationError`."""
+        self._claim_seconds = check_hold(claim_seconds)
         self._handler: PromptHandler | None = None
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._stopped: dict[str, Exception] = {}

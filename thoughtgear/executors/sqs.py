@@ -12,7 +12,7 @@ from thoughtgear.errors import ConfigurationError
 from thoughtgear.executors.aws import ask, aws_client
 from thoughtgear.executors.reach import check_reach
 from thoughtgear.executors.turns import CLAIM_SECONDS, Turn, event_of, turn_of
-from thoughtgear.protocols import Reach
+from thoughtgear.protocols import Reach, check_hold
 
 if TYPE_CHECKING:
     from thoughtgear.handler import PromptHandler
@@ -45,7 +45,7 @@ class SqsExecutor:
         """`claim_seconds`: how long the run of a worker that died stays untouched by others."""
         if not isinstance(queue_url, str) or not queue_url.startswith(("http://", "https://")):
             raise ConfigurationError("SqsExecutor needs the URL of a queue: https://sqs.….amazonaws.com/…")
-        self.queue_url, self.claim_seconds = queue_url, claim_seconds
+        self.queue_url, self.claim_seconds = queue_url, check_hold(claim_seconds)
         self.client = client if client is not None else aws_client("sqs", **settings)
         self._handler: PromptHandler | None = None
 
