@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from thoughtgear.executors.lambda_ import LambdaExecutor as LambdaExecutor
     from thoughtgear.executors.lambda_handler import make_lambda_handler as make_lambda_handler
     from thoughtgear.executors.local import LocalExecutor as LocalExecutor
+    from thoughtgear.executors.scheduled import ScheduledExecutor as ScheduledExecutor
     from thoughtgear.executors.sqs import SqsExecutor as SqsExecutor
     from thoughtgear.executors.sqs_worker import SqsWorker as SqsWorker
     from thoughtgear.executors.temporal import TemporalExecutor as TemporalExecutor
@@ -45,6 +46,7 @@ _WHERE = {
     "PromptHandler": "handler",
     "RunClient": "client",
     "RunState": "models",
+    "ScheduledExecutor": "executors.scheduled",
     "SqsExecutor": "executors.sqs",
     "SqsWorker": "executors.sqs_worker",
     "TemporalExecutor": "executors.temporal",

@@ -12,6 +12,7 @@ from thoughtgear.errors import ConfigurationError
 from thoughtgear.foreign import contained
 from thoughtgear.loop import Limits
 from thoughtgear.models import RunState
+from thoughtgear.pace import Pace
 from thoughtgear.protocols import ModelProvider, OrmAdapter
 from thoughtgear.sessions import Sessions
 from thoughtgear.structured import OutputType
@@ -40,6 +41,7 @@ class Agent:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     output_type: OutputType | None = None
     context_policy: Trim | None = None
+    pace: Pace | None = None
 
     async def context_for(self, state: RunState) -> str:
         """Return the system context, which may be a (sync or async) function of the run. Raises

@@ -17,6 +17,7 @@ from thoughtgear.doctor.findings import Diagnosis, Finding
 from thoughtgear.doctor.mending import EndWorkflow, Mended
 from thoughtgear.doctor.scan import Doctor
 from thoughtgear.errors import ConfigurationError, ThoughtgearError
+from thoughtgear.executors.members import member
 from thoughtgear.executors.temporal import TemporalExecutor
 from thoughtgear.place import Output, Place, open_named_store
 from thoughtgear.progress import bar
@@ -57,9 +58,9 @@ def _opened(place: Place) -> tuple[OrmAdapter, TemporalExecutor | None]:
     if place.target is None:
         return open_named_store(place), None
     handler = load_handlers(place)[0]
-    own = handler.executor
+    own = member(handler.executor, TemporalExecutor)
     asked = place.address or place.namespace or place.task_queue
-    return handler.store, own if isinstance(own, TemporalExecutor) and not asked else None
+    return handler.store, None if asked else own
 
 
 async def _connect(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from thoughtgear import config, registry
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.executors.local import LocalExecutor
+from thoughtgear.executors.members import member
 from thoughtgear.handler import PromptHandler
 from thoughtgear.ids import check_run_id
 from thoughtgear.models import RunState
@@ -135,8 +136,8 @@ async def _use_temporal(place: Place, handler: PromptHandler) -> TemporalExecuto
     """The handler's own executor where it is Temporal's and nothing else was asked for."""
     from thoughtgear.executors.temporal import TemporalExecutor
 
-    own = handler.executor
-    if isinstance(own, TemporalExecutor) and not (place.address or place.namespace or place.task_queue):
+    own = member(handler.executor, TemporalExecutor)
+    if own is not None and not (place.address or place.namespace or place.task_queue):
         return own
     client = await config.connect(address=place.address, namespace=place.namespace)
     executor = TemporalExecutor(client, config.Settings.load(task_queue=place.task_queue).task_queue)

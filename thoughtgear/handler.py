@@ -21,6 +21,7 @@ from thoughtgear.iteration import run_iteration
 from thoughtgear.loop import Limits, next_step
 from thoughtgear.models import Driver, InboxItem, Message, RunError, RunState
 from thoughtgear.outcomes import Outcome
+from thoughtgear.pace import Pace
 from thoughtgear.payloads import IterationResult
 from thoughtgear.prompts import File, Prompt, create_run
 from thoughtgear.protocols import Attempt, Executor, ModelProvider, OrmAdapter
@@ -75,6 +76,8 @@ class PromptHandler:
         self.store = orm or registry.open_store(db)
         self.limits = limits or Limits()
         transcripts = Transcripts(self.store)
+        self.executor = registry.open_executor(executor)
+        self.pace: Pace | None = getattr(self.executor, "pace", None)
         self._agent = Agent(
             name=name,
             context=context,
@@ -90,10 +93,12 @@ class PromptHandler:
             model_options=dict(model_options or {}),
             output_type=OutputType.of(output_type),
             context_policy=check_policy(context_policy),
+            pace=self.pace,
         )
         self._runner: asyncio.Runner | None = None
-        self.executor = registry.open_executor(executor)
-        self._bind()
+        bind = getattr(self.executor, "bind", None)
+        if bind is not None:
+            bind(self)
 
     def __repr__(self) -> str:
         return f"<PromptHandler {self.name!r}, model {self.model.model}, executor {self.executor.name}>"
@@ -226,7 +231,7 @@ class PromptHandler:
                 f"Another attempt is at work on run {state.run_id} for {result.wait:.0f} s more."
             )
         if step.kind == "wait":
-            await asyncio.sleep(min(step.seconds, LONGEST_PAUSE))
+            await asyncio.sleep(step.seconds if result.paced else min(step.seconds, LONGEST_PAUSE))
         if step.kind != "stop":
             await self._schedule(state.run_id)
         return await self.get_run(state.run_id)
@@ -240,7 +245,7 @@ class PromptHandler:
         `StoreError`, `ModelError`; `retryable` says whether to try again.
         """
         result = await run_iteration(self._agent, check_run_id(run_id), iteration, attempt or Attempt())
-        if result.status == "waiting":
+        if result.status == "waiting" and not result.paced:
             await self._wake_parent(run_id)
         return result
 
@@ -292,7 +297,7 @@ class PromptHandler:
         if not schedule or state.over:
             return state
         driver = state.driver.executor
-        if driver not in (self.executor.name, "local"):  # a local loop looks every second
+        if driver != "local" and not self._drives(driver):  # a local loop looks every second
             raise ExecutorUnavailableError(
                 f"The decision is stored; {driver} drives the run and looks for it within an hour, and this "
                 "handler can't wake it: settle once more through a handler with that executor.",
@@ -356,11 +361,6 @@ class PromptHandler:
     ) -> None:
         await self.aclose()
 
-    def _bind(self) -> None:
-        bind = getattr(self.executor, "bind", None)
-        if bind is not None:
-            bind(self)
-
     def _run_sync(self, work: Coroutine[Any, Any, T]) -> T:
         if self._runner is None:
             self._runner = asyncio.Runner()
@@ -375,8 +375,12 @@ class PromptHandler:
 
     async def _wake(self, state: RunState) -> None:
         """Schedule through this executor unless another one drives the run: that one reads the inbox."""
-        if state.driver.executor == self.executor.name or not state.claim.epoch:
+        if self._drives(state.driver.executor) or not state.claim.epoch:
             await self._schedule(state.run_id)
+
+    def _drives(self, name: str) -> bool:
+        """Whether the executor of that name is this handler's, or one of several in it."""
+        return name in getattr(self.executor, "names", (self.executor.name,))
 
     async def _wake_parent(self, run_id: str) -> None:
         """Drive the run that this one waits for, if its sender died before it was scheduled."""

@@ -50,7 +50,7 @@ async def run_iteration(agent: Agent, run_id: str, iteration: int, attempt: Atte
     if not state.over and attempt.epoch not in (None, state.claim.epoch):
         raise SupersededError
     if state.over or state.iteration != iteration - 1:
-        return standing(state)
+        return _rested(agent, state)
     if state.status == "waiting" and state.unsettled and not state.cancel_requested:
         return standing(state)
     writer = RunWriter(agent.store, state, attempt, agent.transcripts.appended, contact)
@@ -60,6 +60,9 @@ async def run_iteration(agent: Agent, run_id: str, iteration: int, attempt: Atte
     parent = await agent.sessions.busy_parent(state)
     if parent is not None and not state.cancel_requested:
         return standing(state, "waiting", _look_again(state), f"run {parent.run_id} goes first")
+    place = _place(agent, state, attempt)
+    if place:
+        return paced(standing(state), place)
     return await _Iteration(agent, writer, attempt).run()
 
 
@@ -94,6 +97,26 @@ def standing(state: RunState, status: Any = None, wait: float = 0.0, reason: str
     return result
 
 
+def paced(result: IterationResult, seconds: float) -> IterationResult:
+    """Have a run that goes on wait for its executor's pace."""
+    if result.status == "running" and seconds:
+        result.status, result.wait, result.paced = "waiting", max(round(seconds, 3), 0.001), True
+        result.reason = "the executor's pace"
+    return result
+
+
+def _rested(agent: Agent, state: RunState) -> IterationResult:
+    """Where a run stands, with what is left of the delay after its last iteration."""
+    return paced(standing(state), agent.pace.rest(state) if agent.pace else 0.0)
+
+
+def _place(agent: Agent, state: RunState, attempt: Attempt) -> float:
+    """Seconds until an iteration may begin. One that has begun goes on, and a cancel waits for nothing."""
+    if agent.pace is None or state.ledger or state.cancel_requested:
+        return 0.0
+    return agent.pace.admit(state.run_id, waited=attempt.paced or attempt.number > 1)
+
+
 def _look_again(state: RunState) -> float:
     """A quarter of the time waited so far: the looks of a long wait are few, and none is late by much."""
     waited = (now() - state.created_at).total_seconds()
@@ -126,7 +149,7 @@ class _Iteration:
                 exc.retry_after = min(exc.retry_after, self._seconds_left())
             raise
         state = self._writer.state
-        result = standing(state)
+        result = _rested(self._agent, state)
         if state.status != "waiting":  # else the iteration goes on later, and reports then
             result.tools, result.tokens = tools, [self._used.input_tokens, self._used.output_tokens]
         await self._tell(state, result)

@@ -78,13 +78,15 @@ class StartInput:
 
 @dataclass
 class IterationInput:
-    """The argument of the `run_iteration` activity. `version` is the last acknowledged one; 0: none yet."""
+    """The argument of the `run_iteration` activity. `version` is the last acknowledged one; 0: none yet.
+    `paced`: the workflow has waited for the run's place in a rate."""
 
     run_id: str
     iteration: int
     version: int = 0
     handler: str = "default"
     by_value: bool = False
+    paced: bool = False
 
 
 @dataclass
@@ -115,8 +117,9 @@ class IterationResult:
     """What an iteration reports: where the run stands now, in ids and small facts.
 
     `iteration` is the next one to run. `wait` is in seconds and says, with `reason`, how long to wait
-    before it is worth trying (`waiting`, or `in_progress`: another attempt holds the run). `tools` and
-    `tokens` (input, output) are of the iteration that just ran; `usage` is the run's, once it is over.
+    before it is worth trying (`waiting`, or `in_progress`: another attempt holds the run); `paced`: the wait
+    is the executor's pace, and nothing that the store could show ends it. `tools` and `tokens` (input,
+    output) are of the iteration that just ran; `usage` is the run's, once it is over.
     """
 
     status: Literal["running", "waiting", "in_progress", "done", "failed", "cancelled"]
@@ -127,6 +130,7 @@ class IterationResult:
     wait: float = 0.0
     reason: str = ""
     usage: dict[str, int] = field(default_factory=dict)
+    paced: bool = False
 
 
 @dataclass

@@ -313,8 +313,9 @@ class Attempt:
     runs the next iteration, too. `version` is the last one that the driver saw acknowledged; `acknowledged`
     is told every newer one. `watch` is the seconds between two looks at the store during a long step,
     `hold` how long the claim keeps others off after its last commit; a long step renews it. `epoch` is the
-    claim's at which this attempt may begin (None: any); at another one it is superseded. Raises
-    `ConfigurationError` for a `hold` beyond `models.LONGEST_HOLD`.
+    claim's at which this attempt may begin (None: any); at another one it is superseded. `paced`: the driver
+    has waited for the run's place in a rate. Raises `ConfigurationError` for a `hold` beyond
+    `models.LONGEST_HOLD`.
     """
 
     driver: str = "direct"
@@ -327,6 +328,7 @@ class Attempt:
     watch: float = 1.0
     hold: float = 30.0
     epoch: int | None = None
+    paced: bool = False
 
     def __post_init__(self) -> None:
         check_hold(self.hold)
@@ -346,6 +348,8 @@ class Executor(Protocol):
     - `wait(run_id)`: returns when the run may be over.
     - `cancel(run_id) -> bool`: cancels what drives the run; False when nothing here does.
     - `aclose()`: called by the handler's `aclose`.
+    - `pace: Pace`: how long the runs wait between two iterations.
+    - `members`, `names`: the executors in it, and the names of all that may drive a run for it.
     """
 
     name: str

@@ -17,6 +17,7 @@ from thoughtgear import __version__, registry
 from thoughtgear.activities.iteration import RunActivities
 from thoughtgear.activities.roster import Roster
 from thoughtgear.codec import require_codec
+from thoughtgear.executors.members import members
 from thoughtgear.handler import PromptHandler
 from thoughtgear.payloads import TASK_QUEUE
 from thoughtgear.reconciler import EVERY, Reconciler
@@ -127,7 +128,7 @@ def _roster(config: WorkerConfig) -> Roster:
 
 def _driven(handler: PromptHandler, client: Client, task_queue: str) -> PromptHandler:
     """Return a handler that schedules through Temporal: what a run starts must outlive this worker."""
-    if handler.executor.name == "temporal":
+    if any(each.name == "temporal" for each in members(handler.executor)):
         return handler
     served = copy(handler)
     executor = registry.load(registry.EXECUTORS["temporal"])(client, task_queue)

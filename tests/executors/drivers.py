@@ -24,6 +24,7 @@ from thoughtgear import (
     LambdaExecutor,
     LocalExecutor,
     PromptHandler,
+    ScheduledExecutor,
     SqsExecutor,
     SqsWorker,
     TemporalExecutor,
@@ -223,4 +224,15 @@ class Sqs(Driver):
         return not any(int(found["Attributes"][key]) for key in keys)
 
 
+def _at_a_pace(kind: type[Driver]) -> type[Driver]:
+    class Scheduled(kind):  # type: ignore[valid-type,misc]
+        def executor(self) -> Executor:
+            return ScheduledExecutor(super().executor(), delay=0.05)
+
+    return Scheduled
+
+
 DRIVERS = {driver.name: driver for driver in (Local, Lambda, Temporal, Sqs)}
+
+WRAPPED = {f"scheduled {name}": _at_a_pace(kind) for name, kind in DRIVERS.items()}
+"""The same, within the executors that have others drive."""

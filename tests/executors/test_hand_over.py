@@ -10,7 +10,7 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
-from drivers import DRIVERS, Driver, Scene
+from drivers import DRIVERS, WRAPPED, Driver, Scene
 from proofs.agent import prompt
 from proofs.violations import Ended, violations
 from sqs_server import SqsServer
@@ -32,7 +32,7 @@ async def scene(tmp_path: Path, temporal: DevServer, sqs: SqsServer) -> Scene:
     return Scene(tmp_path, await Client.connect(temporal.address), sqs)
 
 
-@pytest.mark.parametrize("name", list(DRIVERS))
+@pytest.mark.parametrize("name", [*DRIVERS, *WRAPPED])
 async def test_an_executor_drives_a_run_to_its_end(scene: Scene, name: str) -> None:
     """Under each executor a run has the same transcript; each reply is bought once, and each payment is made
     once."""
@@ -53,7 +53,7 @@ async def test_a_run_goes_through_all_executors(scene: Scene) -> None:
 
 
 async def _driven(scene: Scene, names: Sequence[str], steps: int) -> None:
-    drivers = [DRIVERS[name](scene) for name in names]
+    drivers = [{**DRIVERS, **WRAPPED}[name](scene) for name in names]
     text = prompt("-".join(names), steps)
     run_id = await _begun(scene, drivers[0], text)
     for number, driver in enumerate(drivers, 1):

@@ -1,13 +1,16 @@
 """Records the golden histories that `test_replay.py` replays: `python tests/temporal/recorded.py`.
 
-Run it when the workflow was changed on purpose and old runs need not replay any more; else keep the files.
+Run it when the workflow was changed on purpose and old runs need not replay any more; else keep the files,
+and name the scenes that are new.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from temporalio.api.history.v1 import History
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from world import World, chain
 
-from thoughtgear import Callbacks, Limits, tool
+from thoughtgear import Callbacks, Limits, ScheduledExecutor, TemporalExecutor, tool
 from thoughtgear.devserver import DevServer
 from thoughtgear.errors import ModelUnavailableError
 from thoughtgear.providers.scripted import call
@@ -127,7 +130,25 @@ async def retried(world: World) -> WorkflowHandle[Any, Any]:
     return world.workflow(state.run_id)
 
 
-SCENES = (plain, by_value, cancelled, waited, continued, retried)
+async def paced(world: World) -> WorkflowHandle[Any, Any]:
+    """At a pace: a delay that passes, and one that `wake` ends."""
+    executor = ScheduledExecutor(TemporalExecutor(world.client, world.queue), delay=1.5)
+    script = [[call("look", path="a")], [call("look", path="b")], "Done."]
+    handler = world.handler(script, tools=[look], executor=executor)
+    async with world.worker(handler):
+        state = await handler.handle_prompt("Hello")
+        await _until(lambda: _iterated(handler, state.run_id, 2))
+        await _until(lambda: _waits(world.workflow(state.run_id)))
+        await handler.executor.schedule_next_iteration(state.run_id)
+        await handler.wait(state.run_id)
+    return world.workflow(state.run_id)
+
+
+SCENES = (plain, by_value, cancelled, waited, continued, retried, paced)
+
+
+async def _iterated(handler: Any, run_id: str, number: int) -> bool:
+    return bool((await handler.get_run(run_id)).iteration >= number)
 
 
 async def _done(handler: Any, run_id: str) -> bool:
@@ -148,9 +169,9 @@ async def _until(condition: Any) -> None:
             await asyncio.sleep(0.02)
 
 
-async def record(address: str, folder: Path) -> None:
-    """Play every scene and write its histories."""
-    for scene in SCENES:
+async def record(address: str, folder: Path, scenes: Sequence[Any] = SCENES) -> None:
+    """Play the scenes and write their histories."""
+    for scene in scenes:
         with tempfile.TemporaryDirectory() as runs:
             world = World(await Client.connect(address, identity="recorder"), Path(runs))
             try:
@@ -183,11 +204,13 @@ class SuggestingServer(DevServer):
 
 
 async def main() -> None:
-    """Record into `histories/`."""
-    for old in HISTORIES.glob("*.json"):
-        old.unlink()
+    """Record into `histories/`: the scenes that are named, or all of them."""
+    scenes = [scene for scene in SCENES if scene.__name__ in sys.argv[1:]] or list(SCENES)
+    for scene in scenes:
+        for old in HISTORIES.glob(f"{scene.__name__}_?.json"):
+            old.unlink()
     async with SuggestingServer(ui=False) as server:
-        await record(server.address, HISTORIES)
+        await record(server.address, HISTORIES, scenes)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ async def test_recorded_histories_replay(file: Path) -> None:
 
 
 def test_all_kinds_are_recorded() -> None:
-    """There are histories of plain, by value, cancelled, waiting, continued-as-new and retried runs."""
+    """There are histories of all kinds of runs, from plain ones to those that continue as new."""
     kinds = {file.stem.rpartition("_")[0] for file in FILES}
-    assert kinds == {"plain", "by_value", "cancelled", "waited", "continued", "retried"}
+    assert kinds == {"plain", "by_value", "cancelled", "waited", "paced", "continued", "retried"}
     assert all(sum(file.stem.startswith(kind) for file in FILES) > 1 for kind in ("continued", "retried"))
 
 

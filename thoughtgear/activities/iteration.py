@@ -131,7 +131,7 @@ async def _create(handler: PromptHandler, given: StartInput) -> RunState:
 
 async def _iterate(handler: PromptHandler, given: IterationInput, heartbeat: Heartbeat) -> Report:
     try:
-        result = await handler.run_iteration(given.run_id, given.iteration, _attempt(heartbeat))
+        result = await handler.run_iteration(given.run_id, given.iteration, _attempt(heartbeat, given.paced))
     except SupersededError:
         state = await handler.get_run(given.run_id)
         report = standing(state, by_value=given.by_value)
@@ -150,7 +150,7 @@ async def _iterate(handler: PromptHandler, given: IterationInput, heartbeat: Hea
     return replace(end, tools=report.tools, tokens=report.tokens)
 
 
-def _attempt(heartbeat: Heartbeat) -> Attempt:
+def _attempt(heartbeat: Heartbeat, paced: bool) -> Attempt:
     """One scope for all attempts of an activity: Temporal starts one at a time, but stops no frozen one."""
     info = activity.info()
     return Attempt(
@@ -161,4 +161,5 @@ def _attempt(heartbeat: Heartbeat) -> Attempt:
         version=heartbeat.version,
         acknowledged=heartbeat.acknowledged,
         watch=WATCH,
+        paced=paced,
     )

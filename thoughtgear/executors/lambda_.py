@@ -7,16 +7,12 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError
 from thoughtgear.executors.aws import ask, aws_client
-from thoughtgear.executors.reach import check_reach
-from thoughtgear.executors.turns import CLAIM_SECONDS, Turn, event_of, turn_of
-from thoughtgear.protocols import Reach, check_hold
-
-if TYPE_CHECKING:
-    from thoughtgear.handler import PromptHandler
+from thoughtgear.executors.chain import ChainExecutor
+from thoughtgear.executors.turns import CLAIM_SECONDS, Turn, event_of
 
 Invoke = Callable[[dict[str, Any]], Any]
 """Fires an event at the function, and does not wait for what becomes of it. Plain (called in a thread) or
@@ -25,7 +21,7 @@ async; whatever it raises means that the event was not taken."""
 ACCEPTED = 202
 
 
-class LambdaExecutor:
+class LambdaExecutor(ChainExecutor):
     """Has a function drive the runs: each invocation runs one iteration and fires the next event.
 
     `invoke` fires an event, a dict; `from_boto3` has AWS's own. The function is made by
@@ -34,18 +30,14 @@ class LambdaExecutor:
     """
 
     name = "lambda"
-    needs: Reach = "network"
-    self_driving = True
-    waits = False
 
     def __init__(self, invoke: Invoke, *, claim_seconds: float = CLAIM_SECONDS) -> None:
         """`claim_seconds`: how long the run of an invocation that died stays untouched by others. Raises
         `ConfigurationError`."""
-        self.claim_seconds = check_hold(claim_seconds)
+        super().__init__(claim_seconds)
         if not callable(invoke):
             raise ConfigurationError("LambdaExecutor takes a function that fires an event, a dict.")
         self._invoke = invoke
-        self._handler: PromptHandler | None = None
 
     @classmethod
     def from_boto3(
@@ -75,21 +67,6 @@ class LambdaExecutor:
                 raise ExecutorUnavailableError(f"AWS Lambda answers {answer['StatusCode']}.")
 
         return cls(invoke, claim_seconds=claim_seconds)
-
-    def bind(self, handler: PromptHandler) -> None:
-        """Called by the handler that this executor is given to. Raises `ConfigurationError`."""
-        if self._handler is not None and self._handler is not handler:
-            raise ConfigurationError("A LambdaExecutor serves one handler; give each its own.")
-        check_reach(handler, type(self).__name__, self.needs)
-        self._handler = handler
-
-    async def schedule_next_iteration(self, run_id: str) -> None:
-        """Fire an event for the turn that the run is at. Raises `ExecutorUnavailableError`."""
-        if self._handler is None:
-            raise ConfigurationError("Give this executor to a PromptHandler first.")
-        turn = await turn_of(self._handler, run_id)
-        if turn is not None:
-            await self.follow(turn)
 
     async def follow(self, turn: Turn) -> None:
         """Fire the event of a turn. Raises `ExecutorUnavailableError`."""

@@ -10,8 +10,9 @@ from uuid import uuid4
 
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.executors.events import ContinueEvent, StartEvent, read_event
-from thoughtgear.executors.turns import CLAIM_SECONDS, Delivery, Turn, take
-from thoughtgear.ids import check_run_id
+from thoughtgear.executors.lambda_ import LambdaExecutor
+from thoughtgear.executors.members import member
+from thoughtgear.executors.turns import Delivery, take, turn_in
 
 if TYPE_CHECKING:
     from thoughtgear.handler import PromptHandler
@@ -31,10 +32,10 @@ def make_lambda_handler(handler: PromptHandler) -> Callable[[Any, Any], dict[str
     deliver the event again, which it does twice, after one and two minutes: leave the function's retries on.
     Raises `ConfigurationError` where the handler's executor fires no events.
     """
-    follow = getattr(handler.executor, "follow", None)
-    if follow is None:
+    executor = member(handler.executor, LambdaExecutor)
+    if executor is None:
         raise ConfigurationError("make_lambda_handler needs a handler with executor=LambdaExecutor(…).")
-    function = _Function(handler)
+    function = _Function(handler, executor)
     runner = asyncio.Runner()  # one loop for all invocations: the connections of the store are bound to it
 
     def lambda_handler(event: Any, context: Any = None) -> dict[str, Any]:
@@ -44,8 +45,8 @@ def make_lambda_handler(handler: PromptHandler) -> Callable[[Any, Any], dict[str
 
 
 class _Function:
-    def __init__(self, handler: PromptHandler) -> None:
-        self._handler = handler
+    def __init__(self, handler: PromptHandler, executor: LambdaExecutor) -> None:
+        self._handler, self._executor = handler, executor
 
     async def invoked(self, event: Any, context: Any) -> dict[str, Any]:
         asked = read_event(event)
@@ -70,12 +71,12 @@ class _Function:
         return {"runId": state.run_id, "status": state.status}
 
     async def _continue(self, event: ContinueEvent, delivery: str, clock: _Clock) -> dict[str, Any]:
-        turn = Turn(check_run_id(event.run_id), event.epoch, event.failures, event.not_before)
-        hold = getattr(self._handler.executor, "claim_seconds", CLAIM_SECONDS)
-        taken = await take(self._handler, turn, Delivery("lambda", delivery, clock.left(), hold))
+        turn = turn_in(event)
+        given = Delivery("lambda", delivery, clock.left(), self._executor.claim_seconds)
+        taken = await take(self._handler, turn, given)
         if taken.next is not None:
             await asyncio.sleep(min(taken.next.seconds, clock.left() or 0.0))
-            await self._handler.executor.follow(taken.next)  # type: ignore[attr-defined]  # looked at when made
+            await self._executor.follow(taken.next)
         log.info(taken.reason or "the next event is fired", extra={"run_id": turn.run_id})
         return {"runId": turn.run_id, "continues": taken.next is not None, "reason": taken.reason}
 

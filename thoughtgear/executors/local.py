@@ -43,6 +43,11 @@ _COMES: dict[str, Callable[[RunState], bool]] = {
 on with that (a run that is pending waits for its session's earlier one)."""
 
 
+def _has_mail(state: RunState) -> bool:
+    """Whether a message came that a run at a pace need not wait with."""
+    return bool(state.mail)
+
+
 class LocalExecutor:
     """Drives runs in this process, each by one background task; the default.
 
@@ -153,7 +158,8 @@ class LocalExecutor:
                     return
                 iteration = step.iteration
                 if step.kind == "wait":
-                    await self._pause(handler, run_id, step.seconds, result.reason, _COMES.get(result.status))
+                    comes = _has_mail if result.paced else _COMES.get(result.status)
+                    await self._pause(handler, run_id, step.seconds, result.reason, comes)
 
     def _attempt(self, scope: str, failures: int) -> Attempt:
         """The claim is kept from iteration to iteration: one loop drives the run."""

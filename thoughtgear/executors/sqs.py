@@ -5,23 +5,19 @@ from __future__ import annotations
 import json
 import math
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.executors.aws import ask, aws_client
-from thoughtgear.executors.reach import check_reach
-from thoughtgear.executors.turns import CLAIM_SECONDS, Turn, event_of, turn_of
-from thoughtgear.protocols import Reach, check_hold
-
-if TYPE_CHECKING:
-    from thoughtgear.handler import PromptHandler
+from thoughtgear.executors.chain import ChainExecutor
+from thoughtgear.executors.turns import CLAIM_SECONDS, Turn, event_of
 
 LONGEST_DELAY = 900
 """Seconds that SQS keeps a message back at the most, in a queue that is not FIFO."""
 
 
-class SqsExecutor:
+class SqsExecutor(ChainExecutor):
     """Has the workers of a queue drive the runs: each message is one iteration.
 
     `client` is a boto3 client of SQS; without, one is made of `settings` (`region_name`, `endpoint_url`, …)
@@ -30,9 +26,6 @@ class SqsExecutor:
     """
 
     name = "sqs"
-    needs: Reach = "network"
-    self_driving = True
-    waits = False
 
     def __init__(
         self,
@@ -45,29 +38,14 @@ class SqsExecutor:
         """`claim_seconds`: how long the run of a worker that died stays untouched by others."""
         if not isinstance(queue_url, str) or not queue_url.startswith(("http://", "https://")):
             raise ConfigurationError("SqsExecutor needs the URL of a queue: https://sqs.….amazonaws.com/…")
-        self.queue_url, self.claim_seconds = queue_url, check_hold(claim_seconds)
+        super().__init__(claim_seconds)
+        self.queue_url = queue_url
         self.client = client if client is not None else aws_client("sqs", **settings)
-        self._handler: PromptHandler | None = None
 
     @property
     def fifo(self) -> bool:
         """Whether the queue keeps the order within a group, and takes no delay for a message."""
         return self.queue_url.endswith(".fifo")
-
-    def bind(self, handler: PromptHandler) -> None:
-        """Called by the handler that this executor is given to. Raises `ConfigurationError`."""
-        if self._handler is not None and self._handler is not handler:
-            raise ConfigurationError("An SqsExecutor serves one handler; they can share the client.")
-        check_reach(handler, type(self).__name__, self.needs)
-        self._handler = handler
-
-    async def schedule_next_iteration(self, run_id: str) -> None:
-        """Send a message for the turn that the run is at. Raises `ExecutorUnavailableError`."""
-        if self._handler is None:
-            raise ConfigurationError("Give this executor to a PromptHandler first.")
-        turn = await turn_of(self._handler, run_id)
-        if turn is not None:
-            await self.follow(turn)
 
     async def follow(self, turn: Turn) -> None:
         """Send the message of a turn. Raises `ExecutorUnavailableError`."""

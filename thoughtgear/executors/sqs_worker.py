@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from thoughtgear.errors import (
@@ -21,9 +22,9 @@ from thoughtgear.errors import (
 )
 from thoughtgear.executors.aws import ask
 from thoughtgear.executors.events import ContinueEvent, read_event
+from thoughtgear.executors.members import member
 from thoughtgear.executors.sqs import SqsExecutor
-from thoughtgear.executors.turns import Delivery, Taken, Turn, take
-from thoughtgear.ids import check_run_id
+from thoughtgear.executors.turns import Delivery, Taken, Turn, take, turn_in
 from thoughtgear.logs import loggable
 from thoughtgear.loop import retry_delay
 
@@ -75,7 +76,8 @@ class SqsWorker:
     ) -> None:
         given = list(handlers) if isinstance(handlers, Sequence) else [handlers]
         self._handlers = {handler.name: handler for handler in given}
-        self._executor = _executor_of(given)
+        self._executors = _executors_of(given)
+        self._executor = self._executors[given[0].name]
         if concurrency < 1 or not 2 <= visibility <= 43200 or not 0 <= poll <= 20 or grace < 0:
             raise ConfigurationError(
                 "An SqsWorker has concurrency from 1 on, visibility from 2 to 43200 s, poll from 0 to 20 s."
@@ -218,9 +220,8 @@ class SqsWorker:
         handler = self._handlers.get(name)
         if handler is None:
             raise _HandlerElsewhereError(f"This worker has no handler of the name {name[:100]!r}.")
-        turn = Turn(check_run_id(event.run_id), event.epoch, event.failures, event.not_before)
         count = int(received["Attributes"]["ApproximateReceiveCount"])
-        return _Message(received["ReceiptHandle"], received["MessageId"], count, turn, handler)
+        return _Message(received["ReceiptHandle"], received["MessageId"], count, turn_in(event), handler)
 
     async def _use(self, message: _Message) -> bool:
         """Take the turn and send the next message; return whether this one is done with."""
@@ -231,8 +232,8 @@ class SqsWorker:
         if taken.next is not None:
             if self._executor.fifo:
                 await self._until_due(message.handler, taken.next)
-            executor: Any = message.handler.executor
-            await self._insist(message, lambda: executor.follow(taken.next))
+            follow = partial(self._executors[message.handler.name].follow, taken.next)
+            await self._insist(message, follow)
         log.info(taken.reason or "the next message is sent", extra={"run_id": message.turn.run_id})
         return not taken.dead
 
@@ -311,12 +312,12 @@ class _HandlerElsewhereError(ThoughtgearError):
     """This worker does not have the message's handler."""
 
 
-def _executor_of(handlers: Sequence[PromptHandler]) -> SqsExecutor:
-    """The executor of the handlers' one queue."""
-    executors = [handler.executor for handler in handlers]
-    found = [executor for executor in executors if isinstance(executor, SqsExecutor)]
-    if not found or len(found) != len(handlers) or len({executor.queue_url for executor in found}) > 1:
+def _executors_of(handlers: Sequence[PromptHandler]) -> dict[str, SqsExecutor]:
+    """The executors of the handlers, by their names: all of one queue."""
+    found = {each.name: made for each in handlers if (made := member(each.executor, SqsExecutor))}
+    lacking = any(each.name not in found for each in handlers)
+    if not found or lacking or len({executor.queue_url for executor in found.values()}) > 1:
         raise ConfigurationError("SqsWorker needs handlers with executor=SqsExecutor(…), all of one queue.")
     if len({handler.name for handler in handlers}) != len(handlers):
         raise ConfigurationError("Two handlers of one worker have the same name; give one another name.")
-    return found[0]
+    return found

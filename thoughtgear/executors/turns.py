@@ -23,7 +23,9 @@ from thoughtgear.errors import (
     SupersededError,
     ThoughtgearError,
 )
+from thoughtgear.executors.events import ContinueEvent
 from thoughtgear.executors.local import describe
+from thoughtgear.ids import check_run_id
 from thoughtgear.logs import loggable
 from thoughtgear.loop import retry_delay
 from thoughtgear.models import Claim, RunError, RunState
@@ -47,12 +49,14 @@ class Turn:
     """The right to drive one iteration of a run: as long as its claim has this epoch (None: any).
 
     `failures` counts the attempts in a row that failed; before `not_before` (Unix seconds) it is not due.
+    `paced`: until then it waits for its place in a rate.
     """
 
     run_id: str
     epoch: int | None = None
     failures: int = 0
     not_before: float = 0.0
+    paced: bool = False
 
     @property
     def seconds(self) -> float:
@@ -68,6 +72,11 @@ class Taken:
     next: Turn | None
     reason: str = ""
     dead: bool = False
+
+
+def turn_in(event: ContinueEvent) -> Turn:
+    """Return the turn of an event. Raises `InvalidInputError` where its run id is none."""
+    return Turn(check_run_id(event.run_id), event.epoch, event.failures, event.not_before, event.paced)
 
 
 async def turn_of(handler: PromptHandler, run_id: str) -> Turn | None:
@@ -101,6 +110,8 @@ def event_of(turn: Turn) -> dict[str, Any]:
         event["failures"] = turn.failures
     if turn.not_before:
         event["notBefore"] = round(turn.not_before, 3)
+    if turn.paced:
+        event["paced"] = True
     return event
 
 
@@ -140,14 +151,22 @@ class _Taking:
         if right == "others":
             return Taken(None, "another delivery has this turn")
         if right == "sent":
-            return self._follow(state.claim.epoch, self._turn.failures)
+            # How long to wait after an error was known to the process that died; a pace is known.
+            rest = self._handler.pace.rest(state) if self._handler.pace else 0.0
+            return self._follow(state.claim.epoch, self._turn.failures, rest)
         if self._delivery.last:
             return await self._bury()
-        given = self._delivery
-        attempt = Attempt(driver=given.driver, scope=given.name, hold=given.hold, epoch=state.claim.epoch)
-        if self._turn.seconds:
+        given, turn = self._delivery, self._turn
+        attempt = Attempt(
+            driver=given.driver,
+            scope=given.name,
+            hold=given.hold,
+            epoch=state.claim.epoch,
+            paced=turn.paced or turn.failures > 0,
+        )
+        if turn.seconds:
             await self._handler.pass_on(state.run_id, attempt)
-            return self._follow(state.claim.epoch + 1, self._turn.failures, self._turn.seconds)
+            return self._follow(state.claim.epoch + 1, turn.failures, turn.seconds, paced=turn.paced)
         return await self._iterate(state, attempt)
 
     def _right(self, claim: Claim) -> Literal["take", "sent", "others", "busy"]:
@@ -168,12 +187,12 @@ class _Taking:
         return scope == self._delivery.name and claim.driver == self._delivery.driver
 
     async def _iterate(self, state: RunState, attempt: Attempt) -> Taken:
-        failures, delay, cut = 0, 0.0, False
+        failures, delay, cut, paced = 0, 0.0, False, False
         scope = asyncio.timeout(self._delivery.seconds)
         try:
             async with scope:
                 result = await self._handler.run_iteration(state.run_id, state.iteration + 1, attempt)
-            delay = result.wait
+            delay, paced = result.wait, result.paced
         except (SupersededError, RunNotFoundError):
             raise
         except ModelUnavailableError as exc:
@@ -189,10 +208,12 @@ class _Taking:
             failures = self._turn.failures + 1
             if failures >= MOST_CUTS:
                 return await self._give_up()
-        return await self._after(after, attempt, failures, delay)
+        ended = await self._ended(after, attempt)
+        return ended or self._follow((attempt.epoch or 0) + 1, failures, delay, paced=paced)
 
-    async def _after(self, state: RunState, attempt: Attempt, failures: int, delay: float) -> Taken:
-        """What follows an attempt that may not have had to claim the run: it may wait for an earlier one."""
+    async def _ended(self, state: RunState, attempt: Attempt) -> Taken | None:
+        """Why this chain ends after an attempt, or None: the turn is used up then, also by one that had to
+        wait for an earlier run, or for its pace, and has not claimed the run."""
         if state.over:
             return Taken(None, f"the run is {state.status}")
         if state.status == "waiting" and state.unsettled:
@@ -206,11 +227,11 @@ class _Taking:
             await self._handler.pass_on(state.run_id, attempt)
         elif claim.epoch != began + 1 or not self._is_mine(claim):
             return Taken(None, "another turn goes on")
-        return self._follow(began + 1, failures, delay)
+        return None
 
-    def _follow(self, epoch: int, failures: int, delay: float = 0.0) -> Taken:
+    def _follow(self, epoch: int, failures: int, delay: float = 0.0, *, paced: bool = False) -> Taken:
         not_before = time.time() + delay if delay else 0.0
-        return Taken(replace(self._turn, epoch=epoch, failures=failures, not_before=not_before))
+        return Taken(Turn(self._turn.run_id, epoch, failures, not_before, paced))
 
     async def _fail(self, exc: Exception) -> Taken:
         """End the run; what is retryable here is about the store, and comes out."""

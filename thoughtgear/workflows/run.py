@@ -109,19 +109,22 @@ class RunWorkflow:
                 return self._report
             if workflow.cancellation_reason() is not None:
                 raise asyncio.CancelledError
-            if workflow.info().is_continue_as_new_suggested():
+            renew = workflow.info().is_continue_as_new_suggested()
+            paced = self._report is not None and self._report.paced
+            if renew and not paced:
                 await self._continue_as_new()
             if step and step.kind == "wait":
                 await self._wait(step.seconds)
-            await self._iterate()
+            if renew:  # not before a pace: the successor would not know of it
+                await self._continue_as_new()
+            await self._iterate(paced=paced and not self._carried.woken)
 
-    async def _iterate(self) -> None:
+    async def _iterate(self, *, paced: bool) -> None:
         carried, given = self._carried, self._given
         carried.woken = False
+        run_id, iteration, version = given.run_id or "", carried.iteration, carried.version
         report = await steps.iterate(
-            IterationInput(
-                given.run_id or "", carried.iteration, carried.version, given.handler, carried.by_value
-            )
+            IterationInput(run_id, iteration, version, given.handler, carried.by_value, paced)
         )
         if report.tools or report.tokens:
             details.add_row(carried, report)

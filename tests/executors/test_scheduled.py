@@ -1,0 +1,181 @@
+"""Runs at a pace, in this process and by events; tests/temporal/test_paced_runs.py has those of Temporal."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from called_function import Function
+
+from thoughtgear import LambdaExecutor, LocalExecutor, PromptHandler, ScheduledExecutor, tool
+from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError
+from thoughtgear.models import Driver
+from thoughtgear.providers.scripted import ScriptedProvider, call
+
+HOUR = 3600.0
+
+
+@tool
+def double(number: int) -> int:
+    """Double."""
+    return 2 * number
+
+
+DOUBLE = call("double", number=1)
+
+
+class Model:
+    """Says `replies` to each run, and notes when it was asked."""
+
+    def __init__(self, *replies: Any) -> None:
+        self.asked: list[float] = []
+        self._replies = replies
+        self.news = asyncio.Event()
+        self.provider = ScriptedProvider(replies=self._say, name="paced")
+
+    async def _say(self, request: Any) -> Any:
+        self.asked.append(time.monotonic())
+        self.news.set()
+        return self._replies[sum(message.role == "assistant" for message in request.messages)]
+
+    def handler(self, **options: Any) -> PromptHandler:
+        return PromptHandler(model=self.provider, tools=[double], **{"db": "memory://", **options})
+
+
+async def test_a_delay_is_between_the_iterations() -> None:
+    """The first iteration begins at once, each further one so long after the one before."""
+    model = Model([DOUBLE], [DOUBLE], "end")
+    begin = time.monotonic()
+    async with model.handler(executor=ScheduledExecutor(delay=0.3)) as handler:
+        state = await handler.handle_prompt("go")
+    assert (state.status, state.driver.executor) == ("done", "local")
+    assert model.asked[0] - begin < 0.3
+    assert all(b - a >= 0.29 for a, b in pairwise(model.asked))
+
+
+async def test_a_rate_is_over_all_runs() -> None:
+    """However many runs there are, no iteration begins before the rate allows for it, and all end."""
+    model = Model([DOUBLE], "end")
+    executor = ScheduledExecutor(LocalExecutor(), rate=(3, 0.6))
+    begin = time.monotonic()
+    async with model.handler(executor=executor) as handler:
+        states = await asyncio.gather(*(handler.handle_prompt(f"go {number}") for number in range(5)))
+    assert {state.status for state in states} == {"done"}
+    assert len(model.asked) == 10
+    assert all(asked - begin >= number // 3 * 0.6 for number, asked in enumerate(model.asked))
+
+
+async def test_a_message_ends_a_delay_and_a_cancel_too() -> None:
+    """A run that waits an hour reads a message within seconds, and waits again; a cancel ends it likewise."""
+    model = Model([DOUBLE], [DOUBLE], [DOUBLE], "end")
+    async with model.handler(executor=ScheduledExecutor(delay=HOUR)) as handler:
+        run = await handler.handle_prompt("go", wait=False)
+        for times in (1, 2):
+            async with asyncio.timeout(20):
+                while len(model.asked) < times:
+                    model.news.clear()
+                    await model.news.wait()
+            if times == 1:
+                await _until_iteration(handler, run.run_id, 1)
+                await handler.send(run.run_id, "now")
+        await _until_iteration(handler, run.run_id, 2)
+        await handler.cancel(run.run_id)
+        state = await handler.wait(run.run_id, timeout=20)
+    assert (state.status, len(model.asked)) == ("cancelled", 2)
+
+
+async def _until_iteration(handler: PromptHandler, run_id: str, number: int) -> None:
+    async with asyncio.timeout(20):
+        while (await handler.get_run(run_id)).iteration < number:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_delay_goes_on_in_another_process(tmp_path: Path) -> None:
+    """A run that is continued elsewhere in the middle of its delay waits for what is left of it."""
+    model = Model([DOUBLE], "end")
+    db = f"sqlite:///{tmp_path}/runs.db"
+    async with model.handler(db=db, executor=ScheduledExecutor(delay=2)) as handler:
+        run = await handler.handle_prompt("go", wait=False)
+        await _until_iteration(handler, run.run_id, 1)
+    async with model.handler(db=db, executor=ScheduledExecutor(delay=2)) as handler:
+        state = await handler.continue_run(run.run_id)
+    assert state.status == "done"
+    assert 1.9 <= model.asked[1] - model.asked[0] < 10
+
+
+async def test_an_executor_of_ones_own_waits(tmp_path: Path) -> None:
+    """Where the inner executor only schedules, `continue_run` sits the delay out before it does."""
+
+    class Own:
+        name = "own"
+        scheduled: list[float]
+
+        def __init__(self) -> None:
+            self.scheduled = []
+
+        async def schedule_next_iteration(self, run_id: str) -> None:
+            self.scheduled.append(time.monotonic())
+
+    own, model = Own(), Model([DOUBLE], "end")
+    async with model.handler(executor=ScheduledExecutor(own, delay=0.3)) as handler:
+        run = await handler.handle_prompt("go")
+        await handler.continue_run(run.run_id)
+        state = await handler.continue_run(run.run_id)
+    assert (state.status, state.output) == ("done", "end")
+    assert len(own.scheduled) == 2
+    assert own.scheduled[1] - model.asked[0] >= 0.29
+
+
+def test_an_event_says_when_the_next_iteration_is_due(function: Function) -> None:
+    """Under Lambda the next event has the delay; what comes before is handed on, a schedule ends it; and a
+    delivery that died before it could fire fires with what is left of the delay."""
+    function.make([DOUBLE], [DOUBLE], "end", tools=[double], executor=_paced(function, delay=HOUR))
+    run_id = function.start()
+    first = function.fired.pop()
+    function.broken = True
+    with pytest.raises(ExecutorUnavailableError):
+        function(first, name="one", seconds=0.1)
+    function.broken = False
+    function(first, name="one", seconds=0.1)
+    event = function.fired.pop()
+    assert event["notBefore"] == pytest.approx(time.time() + HOUR, abs=30)
+    function(event, seconds=0.1)
+    [again] = function.fired
+    assert (again["notBefore"], len(function.asked)) == (pytest.approx(event["notBefore"], abs=1), 1)
+    function.fired.clear()
+    asyncio.run(function.handler.executor.schedule_next_iteration(run_id))
+    function(function.fired.pop(), seconds=0.1)
+    assert len(function.asked) == 2
+    assert function.run(run_id).driver == Driver(executor="lambda")
+
+
+def test_an_event_has_its_place(function: Function) -> None:
+    """Under Lambda a run that has no place yet is told when; the event that has waited is let in by any
+    function, also by one that has admitted as many as it may."""
+    function.make([DOUBLE], "one", "two", tools=[double], executor=_paced(function, rate=(1, 5.0)))
+    first, second = function.start("one"), function.start("two")
+    one, two = function.fired
+    function.fired.clear()
+    function(one, seconds=0.1)
+    function(two, seconds=0.1)
+    waits = {event["runId"]: event for event in function.fired}
+    assert "paced" not in waits[first]
+    assert waits[second]["paced"] is True
+    assert waits[second]["notBefore"] == pytest.approx(time.time() + 5, abs=2)
+    assert len(function.asked) == 1
+    function({**waits[second], "notBefore": time.time() - 1}, seconds=0.1)
+    assert len(function.asked) == 2
+
+
+def _paced(function: Function, **pace: Any) -> ScheduledExecutor:
+    return ScheduledExecutor(function.executor(), **pace)
+
+
+def test_the_inner_executor_keeps_its_checks() -> None:
+    """A store in one process's memory is refused for a remote executor at a pace, too."""
+    with pytest.raises(ConfigurationError, match="LambdaExecutor needs a store"):
+        Model("end").handler(executor=ScheduledExecutor(LambdaExecutor(print), delay=1))
