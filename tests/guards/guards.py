@@ -130,8 +130,8 @@ GUARDS = (
     Guard(
         "a claim has a deadline",
         "models.py",
-        "return bool(self.owner) and self.deadline > time.time()",
-        "return bool(self.owner)",
+        "def live(self) -> bool:\n        return bool(self.owner) and self.deadline > time.time()",
+        "def live(self) -> bool:\n        return bool(self.owner)",
         (
             f"{RUNS}::test_an_expired_deadline_lets_others_on",
             "tests/loop/test_iteration.py::test_expired_claim_is_taken_over",
