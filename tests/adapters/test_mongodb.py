@@ -20,6 +20,7 @@ from pymongo import AsyncMongoClient, monitoring
 
 from thoughtgear.adapters import mongodb_database, mongodb_runs
 from thoughtgear.adapters.mongodb_runs import TAIL_MESSAGES
+from thoughtgear.deletion import delete_run
 from thoughtgear.errors import (
     ConfigurationError,
     ConflictError,
@@ -206,6 +207,22 @@ async def test_long_states_and_messages_are_kept_in_chunks(store: OrmAdapter, da
     await store.delete_run("r")
     assert await database.chunks.count_documents({}) == 0
     assert await database.messages.count_documents({}) == 0
+
+
+async def test_a_run_without_its_chunks_is_told(store: OrmAdapter, database: Any) -> None:
+    """A run whose long state has lost its chunks, or its body, is told by the list, which has the others."""
+    await append(store, new_run("long", output="o" * 2_000_000), "a")
+    await append(store, new_run("bare"), "a")
+    well = await append(store, new_run("well"), "a")
+    await database.chunks.delete_many({})
+    await database.run_states.update_one({"_id": "bare"}, {"$unset": {"body": ""}})
+    page = await store.list_runs()
+    assert (page.runs, sorted(page.damaged)) == ([well], ["bare", "long"])
+    for run_id in page.damaged:
+        with pytest.raises(StoreError, match="damaged"):
+            await store.load_run(run_id)
+        await delete_run(store, run_id, force=True)
+    assert (await store.list_runs()).damaged == {}
 
 
 async def test_nothing_is_taken_for_an_operator(store: OrmAdapter) -> None:

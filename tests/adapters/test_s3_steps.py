@@ -55,7 +55,7 @@ def reopened(store: S3Adapter) -> S3Adapter:
     """The store of a process that has just begun, by the same connections."""
     fresh = S3Adapter(store._settings)
     fresh._bucket._made, fresh._bucket._pid = store._bucket._made, store._bucket._pid
-    fresh._bucket._threads = store._bucket._threads
+    fresh._bucket._threads, fresh._bucket._probed = store._bucket._threads, store._bucket._probed
     return fresh
 
 

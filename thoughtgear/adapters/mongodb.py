@@ -98,7 +98,7 @@ class MongoAdapter:
         # Metadata is compared here, as in the other stores; batch by batch.
         size = _BATCH if where.metadata else limit + 1
         while len(found) <= limit:
-            listing = partial(_listed, where=where, start=start, limit=size)
+            listing = partial(_listed, where=where, start=start, limit=size, damaged=damaged)
             batch = await self._database.read(listing)
             states = [decode_listed(body, at[1], damaged) for at, body in batch if body is not None]
             found += [state for state in states if state and where.matches_metadata(state)]
@@ -148,5 +148,7 @@ class MongoAdapter:
         await self._database.aclose()
 
 
-async def _listed(database: Database, where: RunFilter, start: Position | None, limit: int) -> list[Listed]:
-    return await Runs(database).listed(where, start, limit)
+async def _listed(
+    database: Database, where: RunFilter, start: Position | None, limit: int, damaged: dict[str, str]
+) -> list[Listed]:
+    return await Runs(database).listed(where, start, limit, damaged)

@@ -59,7 +59,7 @@ from uuid import uuid4
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from thoughtgear.adapters.mongodb_chunks import Chunks, Database, below
-from thoughtgear.adapters.records import TOMBSTONE_SECONDS, Position, wrong_count
+from thoughtgear.adapters.records import TOMBSTONE_SECONDS, Position, leave_out, wrong_count
 from thoughtgear.errors import ConflictError, StoreError
 from thoughtgear.protocols import RunFilter
 
@@ -131,23 +131,34 @@ class Runs:
         shown = {"body": 1, "apart": 1, "commit": 1}
         seen = None
         while run := await self._runs.find_one({"_id": run_id, **_ALIVE}, shown):
-            bodies = await self._chunks.bodies([run])
+            bodies = await self._chunks.bodies([run]) if "body" in run else None
             if bodies is not None:
                 found: str | bytes = bodies[0]
                 return found
-            if run["commit"] == seen:
+            if run.get("commit") == seen:
                 raise _damaged(run_id)
-            seen = run["commit"]
+            seen = run.get("commit")
         return None
 
-    async def listed(self, where: RunFilter, start: Position | None, limit: int) -> list[Listed]:
-        """Return places and states, newest first; a run that was deleted meanwhile has no state."""
+    async def listed(
+        self, where: RunFilter, start: Position | None, limit: int, damaged: dict[str, str]
+    ) -> list[Listed]:
+        """Return places and states, newest first. A run that was deleted meanwhile has no state, and neither
+        has one that can't be read, which is noted in `damaged`."""
         order, shown = [("created_at", -1), ("_id", -1)], {"created_at": 1, "body": 1}
         query = self._runs.find(_conditions(where, start), shown).sort(order).limit(limit)
         rows = await query.batch_size(limit).to_list()
         return [
-            ((row["created_at"], row["_id"]), row["body"] or await self.state(row["_id"])) for row in rows
+            ((row["created_at"], row["_id"]), row.get("body") or await self._apart(row["_id"], damaged))
+            for row in rows
         ]
+
+    async def _apart(self, run_id: str, damaged: dict[str, str]) -> str | bytes | None:
+        try:
+            return await self.state(run_id)
+        except StoreError as exc:
+            leave_out(run_id, exc, damaged)
+        return None
 
     async def commit(self, commit: Commit) -> None:
         """Write the next version. Raises `ConflictError` and `StoreError`."""

@@ -32,6 +32,8 @@ CACHE_BYTES = 32 * 1024 * 1024
 
 _HEADER = ("born", "version", "count", "folded", "bound", "commits", "listed", "opening", "deleted_until")
 _MAX_NAME = 180
+_PART = re.compile(r"[A-Za-z0-9_.=-]*")
+"""What a head names goes into the names of objects: it must not lead out of the run's."""
 _ESCAPED = re.compile(rb"[^A-Za-z0-9_.]|^\.")
 
 
@@ -71,6 +73,11 @@ class Head:
     etag: str = ""
 
     @classmethod
+    def unread(cls, etag: str) -> Head:
+        """Return what stands for a head that can't be read: nobody knows what `born` it had."""
+        return replace(cls.unborn(), born="", etag=etag)
+
+    @classmethod
     def unborn(cls) -> Head:
         """Return what the first commit of a run is put on."""
         return cls(uuid4().hex[:16], version=0, count=0, folded=0, commits=(), listed="", opening="")
@@ -95,8 +102,12 @@ class Head:
         return [((self.folded + start) // PAGE, self.tail[start : start + PAGE]) for start in starts]
 
 
+class DamagedHeadError(StoreError):
+    """The head of a run is damaged: its first line is no header."""
+
+
 def decode_head(stored: Stored) -> Head:
-    """Read a head. Raises `StoreError` for a damaged one."""
+    """Read a head. Raises `DamagedHeadError`."""
     header, _, rest = stored.body.partition(b"\n")
     state, *tail = rest.split(b"\n")
     try:
@@ -104,9 +115,19 @@ def decode_head(stored: Stored) -> Head:
         # What a newer version adds is left out: it has to work without.
         facts = {name: given[name] for name in _HEADER if name in given}
         facts |= {name: tuple(facts[name]) for name in ("commits", "bound") if name in facts}
-        return Head(**facts, state=state, tail=tuple(tail), etag=stored.etag)
-    except (ValueError, TypeError, KeyError) as exc:
-        raise StoreError("The head of a run is damaged: its first line is no header.") from exc
+        head = Head(**facts, state=state, tail=tuple(tail), etag=stored.etag)
+    except (ValueError, TypeError, KeyError, RecursionError) as exc:
+        raise DamagedHeadError from exc
+    if not _is_sound(head):
+        raise DamagedHeadError
+    return head
+
+
+def _is_sound(head: Head) -> bool:
+    numbers = (head.version, head.count, head.folded, *head.bound, head.deleted_until or 0)
+    texts = (head.born, head.listed, head.opening, *head.commits)
+    counted = all(type(number) is int and number >= 0 for number in numbers)
+    return counted and all(isinstance(text, str) and _PART.fullmatch(text) for text in texts)
 
 
 def reference(name: str) -> bytes:
@@ -115,8 +136,14 @@ def reference(name: str) -> bytes:
 
 
 def referred(line: bytes) -> str | None:
-    """Return the name of the object that has the message; None: the line itself is the message."""
-    return str(json.loads(line)[0]) if line.startswith(b"[") else None
+    """Return the name of the object that has the message; None: the line itself is the message. Raises
+    `StoreError` for a damaged name."""
+    if not line.startswith(b"["):
+        return None
+    try:
+        return str(json.loads(line)[0])
+    except (ValueError, IndexError, RecursionError) as exc:
+        raise StoreError("A message of a run is damaged: the name of its object can't be read.") from exc
 
 
 class HeadCache:

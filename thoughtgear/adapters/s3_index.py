@@ -15,9 +15,9 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from thoughtgear.adapters.records import Position, decode_listed, position
+from thoughtgear.adapters.records import Position, decode_listed, leave_out, position
 from thoughtgear.adapters.s3_bucket import Bucket, together
-from thoughtgear.adapters.s3_head import Head, id_of, object_name
+from thoughtgear.adapters.s3_head import DamagedHeadError, Head, id_of, object_name
 from thoughtgear.adapters.s3_run import Runs
 from thoughtgear.models import OVER, RunState
 from thoughtgear.protocols import RunFilter
@@ -90,7 +90,7 @@ class Index:
         met on the way and can't be read is noted in `damaged`."""
         found: list[RunState] = []
         async for markers in self._chunks(where, start, limit + 1):
-            heads = await together(self._runs.peek(marker.name) for marker in markers)
+            heads = await together(self._peek(marker, damaged) for marker in markers)
             pairs = zip(markers, heads, strict=True)
             states = [
                 decode_listed(head.state, id_of(marker.name), damaged)
@@ -102,6 +102,13 @@ class Index:
             if len(found) > limit:
                 break
         return found[: limit + 1]
+
+    async def _peek(self, marker: Marker, damaged: dict[str, str]) -> Head | None:
+        try:
+            return await self._runs.peek(marker.name)
+        except DamagedHeadError as exc:
+            leave_out(id_of(marker.name), exc, damaged)
+        return None
 
     async def _chunks(
         self, where: RunFilter, start: Position | None, wanted: int

@@ -35,6 +35,8 @@ Interleavings of writers A and B, a deleter D and a reader R (any of them may di
   other put on the head that it replaced fails. Then D removes what stands under `born`. D dies: the next
   deletion goes on from the tombstone, which keeps the names, also when it has expired.
 - A writes a page or a segment after D has removed them all: A's put of the head then fails, and A removes it.
+- D finds a head that can't be read: its tombstone names no `born`, and D removes whatever it lists below the
+  run while the tombstone stands. What is listed then was not written for a run that came after it.
 - C creates over an expired tombstone: by its ETag, so only one of many does. A late D that has seen the old
   run removes what stands under the old `born`, and nothing of the new run's.
 - Markers are written before the head that names them, and removed after the one that doesn't, or after the
@@ -59,6 +61,7 @@ from thoughtgear.adapters.s3_head import (
     APART_BYTES,
     COMMITS,
     PAGE,
+    DamagedHeadError,
     Head,
     HeadCache,
     decode_head,
@@ -197,14 +200,29 @@ class Runs:
         tombstone = await self._bury(name)
         if tombstone is None:
             return False
+        if not tombstone.born:
+            await self._sweep(name, tombstone)
+            return True
         await self._bucket.delete_below(_below(name, tombstone.born))
         await self._bucket.delete([_index_marker(tombstone), _open_marker(tombstone)])
         return True
 
+    async def _sweep(self, name: str, tombstone: Head) -> None:
+        """Remove what a damaged head did not name. Not what is found when the tombstone is expired: that may
+        be a new run's."""
+        for folder in (f"runs/{name}/", "index/", "open/"):
+            after = ""
+            while found := await self._bucket.list(folder, after):
+                if _expired(tombstone):
+                    return
+                keys = [each.key for each in found]
+                await self._bucket.delete([key for key in keys if _belongs(key, name)])
+                after = keys[-1]
+
     async def _bury(self, name: str) -> Head | None:
         """Return the tombstone that stands, from now on or already. None: there is no run to bury."""
         for _ in range(DELETE_TRIES):
-            head = await self._read(name)
+            head = await self._standing(name)
             # An expired one stands, too: the deletion that made it may have died before it was complete.
             if head is None or head.deleted_until is not None:
                 return head
@@ -213,6 +231,14 @@ class Runs:
             if await self._bucket.put(_head_key(name), tombstone.encode(), head.etag) is not None:
                 return tombstone
         raise StoreUnavailableError("The run changes faster than it can be deleted.")
+
+    async def _standing(self, name: str) -> Head | None:
+        """Return the head, readable or not."""
+        try:
+            return await self._read(name)
+        except DamagedHeadError:
+            stored = await self._bucket.get(_head_key(name))
+            return Head.unread(stored.etag) if stored else None
 
     async def _read(self, name: str) -> Head | None:
         head = await self._fetch(name)
@@ -270,6 +296,11 @@ def _head_key(name: str) -> str:
 
 def _below(name: str, born: str) -> str:
     return f"runs/{name}/{born}/"
+
+
+def _belongs(key: str, name: str) -> bool:
+    """Whether it is an object of that run, or a marker of it, and not the head."""
+    return key != _head_key(name) and (key.startswith(f"runs/{name}/") or f"-{name}+" in key)
 
 
 def _markers(head: Head | None) -> list[str]:
