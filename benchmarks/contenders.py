@@ -1,25 +1,26 @@
-"""The two that are compared, on one server with one worker: a run, and a bare workflow as the floor."""
+"""What is compared, on one server: a run, a bare workflow as the floor, and one as the SDK makes it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
-from temporalio import activity, workflow
+from bare import Bare, nothing
 from temporalio.client import Client
+from temporalio.worker import Worker
 
 from thoughtgear import Limits, Message, PromptHandler, RunState, TemporalExecutor, build_worker, tool
 from thoughtgear.adapters.sql import SqlAdapter
 from thoughtgear.client import workflow_id_for
+from thoughtgear.config import connect
 from thoughtgear.devserver import DevServer
 from thoughtgear.protocols import ModelReply, ModelRequest, OnText, RequestedCall
 
-QUEUE = "overhead"
+QUEUE, PLAIN_QUEUE = "overhead", "overhead-plain"
 RESULT = "x" * 1024
 
 
@@ -62,27 +63,6 @@ class CountingStore(SqlAdapter):
         return await super().load_run(run_id)
 
 
-@activity.defn
-async def nothing() -> None:
-    """Do nothing."""
-
-
-@workflow.defn
-class Bare:
-    """Executes empty activities with the options that an iteration has, one after the other."""
-
-    @workflow.run
-    async def run(self, iterations: int) -> None:
-        for iteration in range(1, iterations + 1):
-            await workflow.execute_activity(
-                nothing,
-                start_to_close_timeout=timedelta(hours=24),
-                heartbeat_timeout=timedelta(seconds=10),
-                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-                summary=f"iteration {iteration}",
-            )
-
-
 class Contender(Protocol):
     """What is measured. `run` resolves when all iterations are done, and returns the workflow's id."""
 
@@ -92,14 +72,12 @@ class Contender(Protocol):
 
 
 class BareWorkflow:
-    name = "bare workflow"
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, name: str, client: Client, task_queue: str) -> None:
+        self.name, self._client, self._task_queue = name, client, task_queue
 
     async def run(self, iterations: int) -> str:
         name = f"bare-{uuid4().hex}"
-        await self._client.execute_workflow(Bare.run, iterations, id=name, task_queue=QUEUE)
+        await self._client.execute_workflow(Bare.run, iterations, id=name, task_queue=self._task_queue)
         return name
 
 
@@ -117,20 +95,23 @@ class Run:
 
 @dataclass(frozen=True)
 class Bench:
-    """The two contenders on their server."""
+    """The contenders on their server."""
 
     client: Client
     run: Run
     bare: BareWorkflow
+    plain: BareWorkflow
     store: CountingStore
 
 
 @asynccontextmanager
 async def bench(folder: Path) -> AsyncIterator[Bench]:
-    """Start the server with a database file, and one worker for both."""
+    """Start the server with a database file, one worker for the run and the floor, and one for the bare
+    workflow as the SDK makes it: its own client and worker, no option set."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(DevServer(db=folder / "temporal.db", ui=False))
-        client = await Client.connect(server.address)
+        client = await connect(address=server.address)
+        untuned = await Client.connect(server.address)
         store = CountingStore.from_dict({"path": str(folder / "runs.db")})
         assert isinstance(store, CountingStore)
         handler = PromptHandler(
@@ -143,4 +124,12 @@ async def bench(folder: Path) -> AsyncIterator[Bench]:
         await stack.enter_async_context(handler)
         worker = build_worker(client, [handler], QUEUE, workflows=[Bare], activities=[nothing])
         await stack.enter_async_context(worker)
-        yield Bench(client, Run(handler), BareWorkflow(client), store)
+        plain = Worker(untuned, task_queue=PLAIN_QUEUE, workflows=[Bare], activities=[nothing])
+        await stack.enter_async_context(plain)
+        yield Bench(
+            client,
+            Run(handler),
+            BareWorkflow("floor", client, QUEUE),
+            BareWorkflow("as the SDK makes it", untuned, PLAIN_QUEUE),
+            store,
+        )

@@ -81,12 +81,14 @@ async def connect(
     """
     from temporalio.client import Client  # takes a second, and much is done without a server
 
+    from thoughtgear.client import compression_for
     from thoughtgear.codec import converter_from_environment
 
     options = {"data_converter": converter_from_environment(), **options}
     target: dict[str, Any] = {"target_host": DEFAULT_ADDRESS, **_profile(profile)}
     target |= {"target_host": address} if address else {}
     target |= {"namespace": namespace} if namespace else {}
+    options = {"grpc_compression": compression_for(target["target_host"]), **options}
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             return await Client.connect(**{**target, **options})
