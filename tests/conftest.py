@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import signal
 import tempfile
@@ -17,6 +18,9 @@ from proofs.temporal_server import ShortHistories
 from s3_server import S3Server
 
 from thoughtgear.devserver import DevServer
+
+# The tests start hundreds of processes: each would compile all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so, and every process of a test would inherit it: Ctrl-C is tested.

@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Command, Terminal
 from google.protobuf.json_format import MessageToDict
 from temporalio.api.common.v1 import Payload, Payloads
+from terminal import Command, Terminal
 
 from thoughtgear.codec import KEYS, EncryptionCodec
 from thoughtgear.codec_server import BODY_BYTES, CodecServerSettings

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Terminal
 from postgres_server import PostgresServer
+from terminal import Terminal
 from typer.testing import CliRunner, Result
 
 from thoughtgear.cli import app

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import Ended, Terminal
+from terminal import Ended, Terminal
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from conftest import Terminal
 from temporalio.client import Client
+from terminal import Terminal
 from typer.testing import CliRunner, Result
 
 from thoughtgear.cli import app

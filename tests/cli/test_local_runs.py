@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 
-from conftest import Terminal
+from terminal import Terminal
 
 from thoughtgear.handler import PromptHandler
 

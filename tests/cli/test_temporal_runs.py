@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 
 import pytest
-from conftest import Terminal
 from rich.console import Console
+from terminal import Terminal
 
 from thoughtgear import commands
 from thoughtgear.devserver import DevServer
