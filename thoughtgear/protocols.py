@@ -96,7 +96,8 @@ class OrmAdapter(Protocol):
     - A driver's error is translated once: `StoreUnavailableError` where the outcome may be unknown or a
       retry may help, `StoreError` else, `from exc`. Connection strings and credentials are in no message.
     - A record whose `format` is newer than `models.FORMAT` raises `NewerFormatError`.
-    - A collection, key, prefix or value that can't be one raises `InvalidInputError`.
+    - A collection, key, prefix, value, tag, cursor, seq or limit that can't be one raises
+      `InvalidInputError`.
     - Cancelling the caller never leaves a write that lands later: a write is finished, or never begun.
     - The methods may be called from several tasks, and from several event loops one after the other.
     """

@@ -226,7 +226,7 @@ async def test_a_run_without_its_chunks_is_told(store: OrmAdapter, database: Any
 
 
 async def test_nothing_is_taken_for_an_operator(store: OrmAdapter) -> None:
-    """What is no text is refused as an id and as a filter, and finds nothing as a tag."""
+    """What is no text is refused as an id, as a filter and as a tag."""
     await append(store, new_run("r", user_id="u", handler="$ne"), "a")
     tag = await store.put_document("memory", "k", b"x", tag=None)
     anything: Any = {"$ne": None}
@@ -244,7 +244,7 @@ async def test_nothing_is_taken_for_an_operator(store: OrmAdapter) -> None:
     with pytest.raises(InvalidInputError):
         RunFilter(user_id=anything)
     assert len((await store.list_runs(RunFilter(user_id="u", handler="$ne"))).runs) == 1
-    with pytest.raises(ConflictError):
+    with pytest.raises(InvalidInputError):
         await store.put_document("memory", "k", b"y", tag=anything)
     assert await store.put_document("memory", "k", b"y", tag=tag)
 

@@ -24,6 +24,7 @@ from thoughtgear.adapters.records import (
     check_key,
     check_place,
     check_range,
+    check_span,
     check_value,
     decode_listed,
     decode_message,
@@ -170,9 +171,8 @@ class FilesAdapter:
                 self._clear(name)
 
     async def get_history(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
-        check_key(run_id)
-        count = None if limit is None else max(limit, 0)
-        lines = await self._run(lambda: RunFolder(self._disk, run_id).history(max(after, -1), count))
+        above, count = check_span(run_id, after, limit)
+        lines = await self._run(lambda: RunFolder(self._disk, run_id).history(above, count))
         return [decode_message(line) for line in lines]
 
     async def get_document(self, collection: Collection, key: str) -> Document | None:
@@ -183,13 +183,13 @@ class FilesAdapter:
         self, collection: Collection, key: str, value: bytes | None, *, tag: str | None
     ) -> str | None:
         check_place(collection, key)
-        data = check_value(value)
+        data = check_value(value, tag)
         return await self._run(lambda: self._documents.put(collection, key, data, tag))
 
     async def list_documents(
         self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
     ) -> list[str]:
-        check_range(collection, prefix, after)
+        limit = check_range(collection, prefix, after, limit)
         return await self._run(lambda: self._documents.keys(collection, prefix, after, limit))
 
     async def upgrade(self) -> SchemaUpgrade:

@@ -19,6 +19,7 @@ from thoughtgear.adapters.records import (
     check_key,
     check_place,
     check_range,
+    check_span,
     check_value,
     decode_listed,
     decode_message,
@@ -134,10 +135,10 @@ class MemoryAdapter:
             self._tombstones.popleft()
 
     async def get_history(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
-        first = max(after + 1, 0)
+        after, count = check_span(run_id, after, limit)
         with self._lock:
-            run = self._runs.get(check_key(run_id)) or _Run()
-            bodies = run.messages[first : None if limit is None else first + max(limit, 0)]
+            run = self._runs.get(run_id) or _Run()
+            bodies = run.messages[after + 1 : after + 1 + count]
         return [decode_message(body) for body in bodies]
 
     async def get_document(self, collection: Collection, key: str) -> Document | None:
@@ -149,7 +150,7 @@ class MemoryAdapter:
         self, collection: Collection, key: str, value: bytes | None, *, tag: str | None
     ) -> str | None:
         check_place(collection, key)
-        data = check_value(value)
+        data = check_value(value, tag)
         with self._lock:
             table = self._documents[collection]
             current = table.get(key)
@@ -164,11 +165,11 @@ class MemoryAdapter:
     async def list_documents(
         self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
     ) -> list[str]:
-        check_range(collection, prefix, after)
+        limit = check_range(collection, prefix, after, limit)
         with self._lock:
             keys = sorted(self._documents[collection])
         found = [key for key in keys[bisect.bisect_right(keys, after) :] if key.startswith(prefix)]
-        return found[: max(limit, 0)]
+        return found[:limit]
 
     async def aclose(self) -> None:
         """Nothing to free: the store lives as long as this object."""

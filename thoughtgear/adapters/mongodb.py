@@ -23,6 +23,7 @@ from thoughtgear.adapters.records import (
     check_key,
     check_place,
     check_range,
+    check_span,
     check_value,
     cut_page,
     decode_listed,
@@ -112,9 +113,8 @@ class MongoAdapter:
         await self._database.write(lambda database: Runs(database).delete(run_id))
 
     async def get_history(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
-        check_key(run_id)
-        first, count = max(after, -1), None if limit is None else max(limit, 0)
-        bodies = await self._database.read(lambda database: Runs(database).history(run_id, first, count))
+        above, count = check_span(run_id, after, limit)
+        bodies = await self._database.read(lambda database: Runs(database).history(run_id, above, count))
         return [decode_message(body) for body in bodies]
 
     async def get_document(self, collection: Collection, key: str) -> Document | None:
@@ -125,7 +125,7 @@ class MongoAdapter:
         self, collection: Collection, key: str, value: bytes | None, *, tag: str | None
     ) -> str | None:
         check_place(collection, key)
-        data = check_value(value)
+        data = check_value(value, tag)
         return await self._database.write(
             lambda database: Documents(database, collection).put(key, data, tag)
         )
@@ -133,7 +133,7 @@ class MongoAdapter:
     async def list_documents(
         self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
     ) -> list[str]:
-        check_range(collection, prefix, after)
+        limit = check_range(collection, prefix, after, limit)
         return await self._database.read(
             lambda database: Documents(database, collection).keys(prefix, after, limit)
         )

@@ -15,7 +15,7 @@ from typing import TypeVar, get_args
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
-from thoughtgear.errors import InvalidInputError, NewerFormatError, StoreError
+from thoughtgear.errors import ConflictError, InvalidInputError, NewerFormatError, StoreError
 from thoughtgear.models import FORMAT, Message, Record, RunState
 from thoughtgear.protocols import Collection, RunFilter, RunPage
 
@@ -34,6 +34,9 @@ _MAX_DIGITS = 4300
 """What pydantic's parser reads; it writes more."""
 _MAX_NUMBER = 2**62
 """What every database has room for."""
+
+MOST = 2**31 - 2
+"""What a limit is cut to: one more is a number that every driver takes."""
 
 Position = tuple[int, str]
 """Where a run stands in `list_runs`: microseconds since 1970 and its id."""
@@ -127,7 +130,7 @@ def check_commit(
     """Return the version and the `message_count` that the store must stand at. Raises `StoreError` for a gap
     in the seqs, and for a commit that does not go forward."""
     check_key(state.run_id)
-    expected = state.version - 1 if expected is None else expected
+    expected = state.version - 1 if expected is None else _check_whole(expected, "An expected version")
     if state.version >= _MAX_NUMBER or state.message_count >= _MAX_NUMBER:
         raise StoreError("A commit's version and number of messages are below 2**62.")
     if not 0 <= expected < state.version:
@@ -171,8 +174,15 @@ def check_place(collection: Collection, key: str) -> None:
     check_key(key)
 
 
-def check_value(value: bytes | None) -> bytes | None:
-    """Return a copy of a document's value. Raises `InvalidInputError` for what is not bytes."""
+def check_value(value: bytes | None, tag: str | None) -> bytes | None:
+    """Return a copy of a document's value, to be put over the one with that tag. Raises `InvalidInputError`
+    for what is not bytes and for a tag that is no text, and `ConflictError` for a tag that no store gives."""
+    if tag is not None and not isinstance(tag, str):
+        raise InvalidInputError(
+            f"A tag is the text that a write gave, or None; this is {type(tag).__name__}."
+        )
+    if tag is not None and not (tag.isascii() and tag.isprintable()):
+        raise ConflictError
     if value is None:
         return None
     if not isinstance(value, bytes | bytearray | memoryview):
@@ -180,8 +190,9 @@ def check_value(value: bytes | None) -> bytes | None:
     return bytes(value)
 
 
-def check_range(collection: Collection, prefix: str, after: str) -> None:
-    """Check what `list_documents` is given. Raises `InvalidInputError` for text that is not Unicode."""
+def check_range(collection: Collection, prefix: str, after: str, limit: int) -> int:
+    """Check what `list_documents` is given, and return how many keys it returns at the most. Raises
+    `InvalidInputError` for text that is not Unicode, and for what is no text or no number."""
     check_collection(collection)
     if not (isinstance(prefix, str) and isinstance(after, str)):
         raise InvalidInputError("A prefix, and a key to go on after, are texts.")
@@ -189,6 +200,25 @@ def check_range(collection: Collection, prefix: str, after: str) -> None:
         (prefix + after).encode()
     except UnicodeEncodeError as exc:
         raise InvalidInputError("A prefix, and a key to go on after, must be valid Unicode.") from exc
+    return _within(0, _check_whole(limit, "A limit"), MOST)
+
+
+def check_span(run_id: str, after: int, limit: int | None) -> tuple[int, int]:
+    """Check what `get_history` is given; return the seq above which it begins, -1 for the first message, and
+    how many messages it returns at the most. Raises `InvalidInputError`."""
+    check_key(run_id)
+    count = MOST if limit is None else _check_whole(limit, "A limit")
+    return _within(-1, _check_whole(after, "The seq to go on after"), MOST), _within(0, count, MOST)
+
+
+def _check_whole(number: int, what: str) -> int:
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise InvalidInputError(f"{what} is a whole number, this is {type(number).__name__}.")
+    return number
+
+
+def _within(least: int, number: int, most: int) -> int:
+    return min(max(number, least), most)
 
 
 def position(state: RunState) -> Position:
@@ -221,10 +251,12 @@ def write_cursor(store: str, at: Position) -> str:
 
 def read_cursor(store: str, cursor: str | None, limit: int) -> Position | None:
     """Check the arguments of `list_runs` and return where it continues. Raises `InvalidInputError`."""
-    if not isinstance(limit, int) or limit < 1:
-        raise InvalidInputError("A page has at least one run.")
+    if not 1 <= _check_whole(limit, "A limit") <= MOST:
+        raise InvalidInputError(f"A page has 1 to {MOST} runs.")
     if cursor is None:
         return None
+    if not isinstance(cursor, str):
+        raise InvalidInputError(f"A cursor is the text that a page gave, this is {type(cursor).__name__}.")
     try:
         raw = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
         name, created, run_id = json.loads(raw[4:])

@@ -12,6 +12,7 @@ from thoughtgear.adapters.records import (
     check_key,
     check_place,
     check_range,
+    check_span,
     check_value,
     cut_page,
     decode_message,
@@ -96,8 +97,7 @@ class S3Adapter:
             await self._documents.remove_below("files", run_id)
 
     async def get_history(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
-        count = None if limit is None else max(limit, 0)
-        lines = await self._runs.history(check_key(run_id), max(after, -1), count)
+        lines = await self._runs.history(run_id, *check_span(run_id, after, limit))
         return [decode_message(line) for line in lines]
 
     async def get_document(self, collection: Collection, key: str) -> Document | None:
@@ -108,13 +108,13 @@ class S3Adapter:
         self, collection: Collection, key: str, value: bytes | None, *, tag: str | None
     ) -> str | None:
         check_place(collection, key)
-        data = check_value(value)
+        data = check_value(value, tag)
         return await self._documents.put(collection, key, data, tag)
 
     async def list_documents(
         self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
     ) -> list[str]:
-        check_range(collection, prefix, after)
+        limit = check_range(collection, prefix, after, limit)
         return await self._documents.keys(collection, prefix, after, limit)
 
     async def upgrade(self) -> SchemaUpgrade:

@@ -24,6 +24,7 @@ from thoughtgear.adapters.records import (
     check_key,
     check_place,
     check_range,
+    check_span,
     check_value,
     cut_page,
     decode_listed,
@@ -43,7 +44,6 @@ from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPag
 
 T = TypeVar("T")
 _STORE = "sql"
-_ALL = 2**62
 
 
 class Database(Protocol):
@@ -129,8 +129,8 @@ class SqlAdapter:
         await self._database.write(lambda connection: _delete_run(connection, run_id, int(time.time())))
 
     async def get_history(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
-        count = _ALL if limit is None else min(max(limit, 0), _ALL)
-        row = {"run_id": check_key(run_id), "after": min(max(after, -1), _ALL), "count": count}
+        above, count = check_span(run_id, after, limit)
+        row = {"run_id": run_id, "after": above, "count": count}
         rows = await self._database.read(lambda connection: schema.HISTORY.all(connection, row))
         return [decode_message(body) for (body,) in rows]
 
@@ -149,7 +149,7 @@ class SqlAdapter:
         self, collection: Collection, key: str, value: bytes | None, *, tag: str | None
     ) -> str | None:
         check_place(collection, key)
-        data = check_value(value)
+        data = check_value(value, tag)
         return await self._database.write(
             lambda connection: _put_document(connection, collection, key, data, tag)
         )
@@ -157,11 +157,11 @@ class SqlAdapter:
     async def list_documents(
         self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
     ) -> list[str]:
-        check_range(collection, prefix, after)
+        limit = check_range(collection, prefix, after, limit)
         key = schema.documents[collection].c.key
         # No key has a control character, so that any one stands for the NUL that PostgreSQL's text hasn't.
         prefix, after = prefix.replace("\0", "\1"), after.replace("\0", "\1")
-        query = select(key).where(key > after, key >= prefix).order_by(key).limit(max(limit, 0))
+        query = select(key).where(key > after, key >= prefix).order_by(key).limit(limit)
         end = _past(prefix)
         bounded = query if end is None else query.where(key < end)
         return await self._database.read(partial(_first_column, bounded))

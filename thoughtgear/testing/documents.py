@@ -87,6 +87,17 @@ class DocumentClauses(StoreCase):
                     await store.put_document("cache", "k", value, tag=tag)
         assert await self._value(store, "cache", "k") == b"2"
 
+    @pytest.mark.parametrize(
+        "tag", ["", "\0", "\ud800", "é", "t\nx", "t" * 10_000], ids=lambda tag: ascii(tag)[:9]
+    )
+    async def test_a_tag_of_nobodys_is_a_conflict(self, store: OrmAdapter, tag: str) -> None:
+        """A text that no store gives as a tag neither replaces nor deletes, whatever characters it has."""
+        await store.put_document("cache", "k", b"1", tag=None)
+        for value in (b"2", None):
+            with pytest.raises(ConflictError):
+                await store.put_document("cache", "k", value, tag=tag)
+        assert await self._value(store, "cache", "k") == b"1"
+
     async def test_a_tag_needs_a_document(self, store: OrmAdapter) -> None:
         """A write with a tag to an absent key is a conflict and creates nothing."""
         for value in (b"1", None):
@@ -147,8 +158,8 @@ class DocumentClauses(StoreCase):
         assert await store.list_documents("files") == []
 
     async def test_an_odd_argument_is_refused(self, store: OrmAdapter) -> None:
-        """A collection that is none, a text in place of bytes, a key that is no text and a prefix that is not
-        Unicode raise InvalidInputError, and nothing is written."""
+        """A collection that is none, a text in place of bytes, a key or a tag that is no text and a prefix that
+        is not Unicode raise InvalidInputError, and nothing is written."""
         odd: Any = store
         values: list[object] = ["text", 5, [1], {}]
         calls = [
@@ -158,9 +169,17 @@ class DocumentClauses(StoreCase):
             *(partial(odd.put_document, "cache", "k", value, tag=None) for value in values),
             *(partial(odd.get_document, "cache", key) for key in ("\ud800", 5, b"k", {"$ne": ""})),
             *(partial(odd.list_documents, "cache", text) for text in ("\ud800", 5, None)),
-            partial(odd.list_documents, "cache", after="\ud800"),
+            *(
+                partial(odd.list_documents, "cache", after=after)
+                for after in ("\ud800", 5, None, b"k", ["k"])
+            ),
+            *(partial(odd.list_documents, "cache", limit=limit) for limit in ("5", None, 1.5, True)),
+            *(
+                partial(odd.put_document, "cache", "k", value, tag=tag)
+                for value in (b"x", None)
+                for tag in (5, b"tag", ["tag"], {"$ne": None}, True)
+            ),
             partial(odd.load_run, 5),
-            partial(odd.list_runs, limit="5"),
         ]
         for call in calls:
             with pytest.raises(InvalidInputError):

@@ -107,6 +107,19 @@ class ListClauses(StoreCase):
         with pytest.raises(InvalidInputError):
             await store.list_runs(after=cursor)
 
+    @pytest.mark.parametrize("after", [5, b"cursor", ["cursor"], {"$gt": ""}, True, 1.5], ids=repr)
+    async def test_what_is_no_cursor_is_refused(self, store: OrmAdapter, after: Any) -> None:
+        """A cursor that is no text raises InvalidInputError, whatever it may mean to a database."""
+        await append(store, new_run("r"), "a")
+        with pytest.raises(InvalidInputError):
+            await store.list_runs(after=after)
+
+    @pytest.mark.parametrize("limit", [0, -1, "5", None, 1.5, True, 2**64], ids=repr)
+    async def test_what_is_no_page_is_refused(self, store: OrmAdapter, limit: Any) -> None:
+        """A limit that is no number of runs raises InvalidInputError."""
+        with pytest.raises(InvalidInputError):
+            await store.list_runs(limit=limit)
+
     async def test_a_damaged_cursor_is_refused(self, store: OrmAdapter) -> None:
         """A cursor that was cut raises InvalidInputError."""
         for run_id in "ab":

@@ -208,6 +208,29 @@ class RunClauses(StoreCase):
             await assert_absent(store, run_id)
         await assert_standing(store, state, "a")
 
+    async def test_a_part_of_a_transcript_is_named_by_numbers(self, store: OrmAdapter) -> None:
+        """A seq or a limit of another type raises InvalidInputError, also of an absent run; numbers that no
+        transcript reaches are no error."""
+        odd: Any = store
+        await append(store, new_run("r"), "a", "b")
+        for run_id in ("r", "absent"):
+            for wrong in ("0", None, 1.5, b"0", [0], {"$gt": 0}, True):
+                with pytest.raises(InvalidInputError):
+                    await odd.get_history(run_id, after=wrong)
+            for wrong in ("1", 1.5, [1], False):
+                with pytest.raises(InvalidInputError):
+                    await odd.get_history(run_id, limit=wrong)
+        assert len(await store.get_history("r", after=-(2**70), limit=2**70)) == 2
+        assert await store.get_history("r", after=2**70) == []
+        assert await store.get_history("r", limit=-(2**70)) == []
+
+    @pytest.mark.parametrize("expected", ["0", 0.0, b"0", True], ids=repr)
+    async def test_an_expected_version_is_a_number(self, store: OrmAdapter, expected: Any) -> None:
+        """An expected version of another type raises InvalidInputError, and nothing is written."""
+        with pytest.raises(InvalidInputError):
+            await store.save_run(new_run("r", version=1, message_count=0), [], expected=expected)
+        await assert_absent(store, "r")
+
     async def test_text_that_is_not_unicode_is_refused(self, store: OrmAdapter) -> None:
         """A lone surrogate raises InvalidInputError and nothing is written."""
         with pytest.raises(InvalidInputError):
