@@ -158,8 +158,8 @@ class DocumentClauses(StoreCase):
         assert await store.list_documents("files") == []
 
     async def test_an_odd_argument_is_refused(self, store: OrmAdapter) -> None:
-        """A collection that is none, a text in place of bytes, a key or a tag that is no text and a prefix that
-        is not Unicode raise InvalidInputError, and nothing is written."""
+        """A collection that is none, a text in place of bytes, a key or a tag that is no text and a prefix
+        that is not Unicode raise InvalidInputError, and nothing is written."""
         odd: Any = store
         values: list[object] = ["text", 5, [1], {}]
         calls = [
