@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from thoughtgear.client import RunClient as RunClient
     from thoughtgear.context import Trim as Trim
     from thoughtgear.errors import OutcomeUnknownError as OutcomeUnknownError
+    from thoughtgear.events import StreamEvent as StreamEvent
     from thoughtgear.executors.lambda_ import LambdaExecutor as LambdaExecutor
     from thoughtgear.executors.lambda_handler import make_lambda_handler as make_lambda_handler
     from thoughtgear.executors.local import LocalExecutor as LocalExecutor
@@ -51,6 +52,7 @@ _WHERE = {
     "SqsWorker": "executors.sqs_worker",
     "TemporalExecutor": "executors.temporal",
     "ThoughtgearPlugin": "worker",
+    "StreamEvent": "events",
     "Tool": "tools",
     "ToolContext": "tools",
     "Trim": "context",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 from uuid import uuid4
 
 from temporalio.api.common.v1 import WorkflowExecution
@@ -31,9 +32,19 @@ from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import CancelledError, WorkflowAlreadyStartedError
 from temporalio.service import GrpcCompression, RPCError, RPCStatusCode
 
+from thoughtgear import registry
 from thoughtgear.codec import converter_from_environment, require_codec
-from thoughtgear.errors import CodecError, RunNotFoundError, WaitTimeoutError
+from thoughtgear.errors import (
+    CodecError,
+    ConfigurationError,
+    InvalidInputError,
+    RunNotFoundError,
+    WaitTimeoutError,
+)
+from thoughtgear.ids import check_run_id
 from thoughtgear.payloads import TASK_QUEUE, WORKFLOW, RunInput, RunResult, sparse
+from thoughtgear.protocols import OrmAdapter
+from thoughtgear.streaming import Events, stream
 
 ClientSource = Client | Callable[[], Awaitable[Client]] | None
 """A client, or what makes one on first use; None: from the environment (see `connect`)."""
@@ -43,6 +54,9 @@ Handle = WorkflowHandle[Any, RunResult]
 QUERY = timedelta(seconds=5)
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+LOOK_SECONDS = 0.2
+"""Between two looks at a workflow that has not stored its run."""
 
 TASK_EVENTS = 5
 """How many of the last events are looked through for why a workflow's task failed."""
@@ -150,12 +164,24 @@ async def _innermost(client: Client, failure: Failure) -> str:
 
 class RunClient:
     """Starts runs by value and follows them. `run_id` may as well be a workflow id, and has to be for runs
-    that came by value; an unknown one raises `RunNotFoundError`."""
+    that came by value; an unknown one raises `RunNotFoundError`. `db` (a URL) or `orm` is where the runs
+    are: `stream` alone needs it."""
 
-    def __init__(self, client: Client, task_queue: str = TASK_QUEUE, handler: str = "default") -> None:
+    def __init__(
+        self,
+        client: Client,
+        task_queue: str = TASK_QUEUE,
+        handler: str = "default",
+        *,
+        db: str | Mapping[str, Any] | None = None,
+        orm: OrmAdapter | None = None,
+    ) -> None:
+        if db is not None and orm is not None:
+            raise ConfigurationError("Give db= or orm=, not both.")
         self._client = client
         self._task_queue = task_queue
         self._handler = handler
+        self._store = orm or (registry.open_store(db) if db is not None else None)
 
     async def start(
         self,
@@ -221,6 +247,43 @@ class RunClient:
             status = "cancelled" if isinstance(exc.cause, CancelledError) else "failed"
             facts = await _progress(handle) or {}
             return RunResult(run_id=facts.get("run_id") or "", status=status)
+
+    async def stream(self, run_id: str, after: str | None = None, *, text: bool = True) -> Events:
+        """Yield the events of a run as `PromptHandler.stream` does: they come from the store, where nothing
+        of it goes through Temporal. A workflow that has not stored its run yet is waited for. Raises
+        `ConfigurationError` where this client has no store."""
+        if self._store is None:
+            raise ConfigurationError("The events of a run are in its store: RunClient(client, db=…).")
+        name = await self._stored(self._store, run_id)
+        async with aclosing(stream(self._store, name, after, text=text)) as events:
+            async for event in events:
+                yield event
+
+    async def aclose(self) -> None:
+        """Free the store's connections. The Temporal client stays as it is."""
+        if self._store is not None:
+            await self._store.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _stored(self, store: OrmAdapter, name: str) -> str:
+        """Return the id in the store of a run, or of what a workflow drives."""
+        with suppress(RunNotFoundError, InvalidInputError):
+            return (await store.load_run(check_run_id(name))).run_id
+        while True:
+            handle, described = await self._find(name)
+            facts = await _progress(handle) or {}
+            if facts.get("run_id"):
+                return str(facts["run_id"])
+            if described.status != WorkflowExecutionStatus.RUNNING:
+                raise RunNotFoundError(f"Workflow {handle.id} ended, and no worker can tell its run.")
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def send(self, run_id: str, text: str, *, request_id: str | None = None) -> None:
         """Send a message to a run that goes on; it goes through Temporal's history. The same `request_id`

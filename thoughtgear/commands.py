@@ -8,6 +8,7 @@ import time
 
 from thoughtgear.desk import Desk, open_desk
 from thoughtgear.errors import ConfigurationError, WaitTimeoutError
+from thoughtgear.events import StreamEvent
 from thoughtgear.follow import IDLE_SECONDS, Follower
 from thoughtgear.models import RunState
 from thoughtgear.outcomes import Outcome
@@ -50,7 +51,7 @@ async def resume(place: Place, run_id: str, output: Output, *, detach: bool = Fa
             if detach:
                 _tell_detached(desk, state, output)
                 return 0
-        desk.resumed = state.version
+        desk.resumed = state.nonce
         return await _follow(desk, state, output, after=state.message_count - 1)
 
 
@@ -68,7 +69,7 @@ async def retry(place: Place, run_id: str, output: Output, *, detach: bool = Fal
         if detach:
             _tell_detached(desk, state, output)
             return 0
-        desk.resumed = state.version
+        desk.resumed = state.nonce
         return await _follow(desk, state, output, after=before.message_count - 1)
 
 
@@ -143,9 +144,8 @@ async def _follow(
 
     try:
         async with asyncio.timeout(timeout):
-            state = await Follower(desk.handler.store, state.run_id, view, after).until_over(
-                lambda idle: _tell_idle(desk, idle, output)
-            )
+            follower = Follower(desk.handler.store, state.run_id, view, after, text=not output.bare)
+            state = await follower.until_over(lambda idle: _tell_idle(desk, idle, output))
     except TimeoutError:
         view.end_line()
         raise WaitTimeoutError(f"Run {state.run_id} is not over after {timeout:g} s; it goes on.") from None
@@ -169,7 +169,7 @@ class _Silent(RunView):
     def text(self, piece: str) -> None:
         """Nothing."""
 
-    def message(self, *_: object, **__: object) -> None:
+    def event(self, event: StreamEvent) -> None:
         """Nothing."""
 
 

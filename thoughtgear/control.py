@@ -59,6 +59,19 @@ async def reopen_run(agent: Agent, run_id: str, driver: Driver) -> RunState:
             return await writer.commit(partial(reopen, driver=driver), release=True)
 
 
+async def unclaimed_parent(agent: Agent, run_id: str) -> str | None:
+    """Return the run that this one waits for, where it is this handler's and nobody has begun it."""
+    parent = (await agent.store.load_run(run_id)).parent
+    if parent is None:
+        return None
+    try:
+        earlier = await agent.store.load_run(parent.run_id)
+    except RunNotFoundError:
+        return None
+    mine = not earlier.over and not earlier.claim.epoch and earlier.handler == agent.name
+    return earlier.run_id if mine else None
+
+
 async def release(agent: Agent, run_id: str, scope: str) -> None:
     """Give back the claim that a driver's scope holds, if it does. Nothing else changes."""
     with suppress(StoreError, RunNotFoundError, SupersededError):

@@ -42,7 +42,7 @@ class Desk:
     def __init__(self, place: Place, handler: PromptHandler, client: Client | None, task_queue: str) -> None:
         self.place, self.handler = place, handler
         self.client, self.task_queue = client, task_queue
-        self.resumed = -1
+        self.resumed: str | None = None  # the nonce of the last commit before
 
     def link(self, state: RunState) -> str | None:
         """The address of the run's page in Temporal's web interface."""
@@ -92,7 +92,7 @@ class Desk:
             return (
                 f"No worker polls the task queue {self.task_queue!r}; start one: {self._worker(self.client)}"
             )
-        if state.version == self.resumed and state.claim.live():
+        if state.nonce == self.resumed and state.claim.live():
             left = state.claim.deadline - time.time()
             return f"Whoever worked on this run before holds it for up to {left:.0f} s more."
         if state.driver.executor == "local" and not state.claim.live() and self.client is None:

@@ -11,11 +11,11 @@ from uuid import uuid4
 
 from pydantic import BaseModel
 
-from thoughtgear import control, inbox, registry
+from thoughtgear import control, inbox, registry, streaming
 from thoughtgear.agent import Agent, Context
 from thoughtgear.callbacks import Callbacks
 from thoughtgear.context import Trim, check_policy
-from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError, RunBusyError, RunNotFoundError
+from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError, RunBusyError
 from thoughtgear.ids import check_label, check_run_id
 from thoughtgear.iteration import run_iteration
 from thoughtgear.loop import Limits, next_step
@@ -331,6 +331,12 @@ class PromptHandler:
         """Return the transcript from seq `after + 1` on."""
         return await self.store.get_history(check_run_id(run_id), after, limit)
 
+    def stream(self, run_id: str, after: str | None = None, *, text: bool = True) -> streaming.Events:
+        """Return the events of a run until it is over, wherever it goes on. `after` is the `cursor` of the
+        last one that is known. `text` asks whoever works on the run for the reply while it is being made.
+        Raises as `streaming.stream`."""
+        return streaming.stream(self.store, run_id, after, text=text)
+
     async def wait(self, run_id: str, timeout: float | None = None) -> RunState:  # noqa: ASYNC109
         """Return the state once the run is over. Raises `WaitTimeoutError` after `timeout` seconds; the
         run goes on."""
@@ -384,15 +390,9 @@ class PromptHandler:
 
     async def _wake_parent(self, run_id: str) -> None:
         """Drive the run that this one waits for, if its sender died before it was scheduled."""
-        parent = (await self.get_run(run_id)).parent
-        if parent is None:
-            return
-        try:
-            earlier = await self.get_run(parent.run_id)
-        except RunNotFoundError:
-            return
-        if not earlier.over and not earlier.claim.epoch and earlier.handler == self.name:
-            await self._schedule(earlier.run_id)
+        earlier = await control.unclaimed_parent(self._agent, run_id)
+        if earlier is not None:
+            await self._schedule(earlier)
 
     async def _cancel_in_driver(self, state: RunState) -> bool:
         cancel = getattr(self.executor, "cancel", None)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from thoughtgear.loop import limit_reached, seconds_of
 from thoughtgear.models import InboxItem, Parent, RunState, Usage, now
 from thoughtgear.payloads import IterationResult
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest
-from thoughtgear.replies import accept, bounded
+from thoughtgear.replies import accept, bounded, storable
 from thoughtgear.transitions import as_message, close_calls, end_run, lose_reply, save_reply
 
 FIRST_LOOK, LAST_LOOK = 0.2, 30.0
@@ -247,15 +247,14 @@ class _Iteration:
 
     async def _call_model(self, request: ModelRequest) -> ModelReply:
         agent, state, seconds = self._agent, self._writer.state, self._agent.limits.model_seconds
-        text = live.LiveWriter(agent.store, state.run_id, state.iteration + 1, state.claim.epoch)
+        text = live.LiveWriter(agent.store, state.run_id, state.iteration + 1, state.version)
 
         async def on_text(piece: str) -> None:
             await agent.callbacks.fire("on_partial_reply", state.run_id, piece)
-            if state.stream:
-                await text.add(piece)
+            text.add(storable(piece), wanted=self._writer.state.stream)  # a reader may come meanwhile
 
         try:
-            async with asyncio.timeout(seconds) as scope:
+            async with asyncio.timeout(seconds) as scope, aclosing(text):
                 ask = partial(agent.model.reply, request, bounded(on_text, agent.limits))
                 reply: ModelReply = await contained("The model's provider", ask)
         except TimeoutError as exc:

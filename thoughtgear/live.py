@@ -1,32 +1,42 @@
-"""The reply while it is being made: what `run` shows before the reply is saved.
+"""The reply while it is being made: what a reader is told before the reply is saved.
 
-It is a document that is overwritten a few times a second, only for runs whose starter asked for it
-(`stream=True`). Losing it loses nothing: the transcript has the reply.
+It is a document that is overwritten a few times a second, only for runs that somebody reads or whose starter
+asked for it (`stream=True`). Losing it loses nothing: the transcript has the reply.
 """
 
 from __future__ import annotations
 
-import json
-import time
+import asyncio
+import logging
 from contextlib import suppress
-from dataclasses import dataclass
+
+from pydantic import BaseModel, ValidationError
 
 from thoughtgear.errors import ConflictError, RunNotFoundError, StoreError
-from thoughtgear.protocols import OrmAdapter
+from thoughtgear.protocols import Document, OrmAdapter
 
 LIVE = "live/"
 """What the keys of these documents begin with, in `cache`."""
 
-INTERVAL = 0.15
-"""Seconds between two writes of the growing text."""
+INTERVAL = 0.25
+"""Seconds between two writes of the growing text, at the least."""
+
+RATE = 64_000
+"""Letters per second that are written at the most: a long text is written less often."""
+
+log = logging.getLogger("thoughtgear")
 
 
-@dataclass(frozen=True)
-class LiveText:
-    """The text so far. A new attempt has another `epoch`, and its text begins anew."""
+def pause_after(letters: int) -> float:
+    """Seconds until a text of that length is written again; before that there is nothing to read either."""
+    return max(INTERVAL, letters / RATE)
+
+
+class LiveText(BaseModel):
+    """The text so far. A later attempt has begun at a higher `version` of the run; its text begins anew."""
 
     iteration: int
-    epoch: int
+    version: int
     text: str
 
 
@@ -34,10 +44,16 @@ def _key(run_id: str) -> str:
     return f"{LIVE}{run_id}"
 
 
+def _parsed(document: Document | None) -> LiveText | None:
+    """The text, or None for one that is damaged: it is overwritten."""
+    with suppress(ValidationError):
+        return LiveText.model_validate_json(document.value) if document else None
+    return None
+
+
 async def read(store: OrmAdapter, run_id: str) -> LiveText | None:
     """Return what the model has said so far in the iteration under way, or None."""
-    document = await store.get_document("cache", _key(run_id))
-    return LiveText(**json.loads(document.value)) if document else None
+    return _parsed(await store.get_document("cache", _key(run_id)))
 
 
 async def forget(store: OrmAdapter, run_id: str) -> None:
@@ -48,46 +64,69 @@ async def forget(store: OrmAdapter, run_id: str) -> None:
 
 
 class LiveWriter:
-    """Writes the growing text of one reply.
+    """Writes the growing text of one reply, beside the reply: it is never waited for.
 
-    It stops for good when a newer attempt writes, and when the run is over or deleted. For that it looks at
+    It stops for good when a later attempt writes, and when the run is over or deleted. For that it looks at
     the run once, after its first write, and again whenever the document was gone. So either the writer sees
     the end, or it wrote before the end, and `forget` comes after that.
     """
 
-    def __init__(self, store: OrmAdapter, run_id: str, iteration: int, epoch: int) -> None:
+    def __init__(self, store: OrmAdapter, run_id: str, iteration: int, version: int) -> None:
         self._store, self._run_id = store, run_id
-        self._iteration, self._epoch = iteration, epoch
+        self._iteration, self._version = iteration, version
         self._pieces: list[str] = []
-        self._stopped = self._checked = False
-        self._written_at = time.monotonic()
+        self._letters = self._written = 0
+        self._tag: str | None = None
+        self._known = self._checked = self._stopped = False
+        self._writing: asyncio.Task[None] | None = None
 
-    async def add(self, piece: str) -> None:
-        """Add a piece; most calls only remember it."""
+    def add(self, piece: str, *, wanted: bool = True) -> None:
+        """Add a piece. Nothing is written as long as nobody wants it."""
+        self._pieces.append(piece)
+        self._letters += len(piece)
+        if wanted and not self._stopped and (self._writing is None or self._writing.done()):
+            self._writing = asyncio.create_task(self._keep_up())
+
+    async def aclose(self) -> None:
+        """Write no more, and return when nothing is being written."""
+        self._stopped = True
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.wait((self._writing,))
+
+    async def _keep_up(self) -> None:
+        while self._written < self._letters and not self._stopped:
+            try:
+                await self.flush()
+            except StoreError as exc:  # the store is away: nothing is lost
+                log.debug("the live text can't be written: %s", exc, extra={"run_id": self._run_id})
+            await asyncio.sleep(pause_after(self._letters))
+
+    async def flush(self) -> None:
+        """Write what there is. Raises `StoreError`."""
+        if not self._known and not await self._may_write():
+            self._stopped = True
         if self._stopped:
             return
-        self._pieces.append(piece)
-        if time.monotonic() - self._written_at < INTERVAL:
-            return
-        with suppress(StoreError):  # another attempt writes, or the store is away: nothing is lost
-            await self._write()
-        self._written_at = time.monotonic()
-
-    async def _write(self) -> None:
-        known = await self._store.get_document("cache", _key(self._run_id))
-        if known is not None and self._is_older_than(LiveText(**json.loads(known.value))):
-            self._stopped = True
-            return
         self._pieces = ["".join(self._pieces)]
-        text = self._pieces[0]
-        value = json.dumps({"iteration": self._iteration, "epoch": self._epoch, "text": text}).encode()
-        self._checked = self._checked and known is not None
-        await self._store.put_document("cache", _key(self._run_id), value, tag=known.tag if known else None)
+        text = LiveText(iteration=self._iteration, version=self._version, text=self._pieces[0])
+        value = text.model_dump_json().encode()
+        try:
+            self._tag = await self._store.put_document("cache", _key(self._run_id), value, tag=self._tag)
+        except ConflictError:  # somebody else's, or it is gone: look what it is, next time
+            self._known = False
+            return
+        self._written = len(text.text)
         if not self._checked:
             await self._check()
 
-    def _is_older_than(self, other: LiveText) -> bool:
-        return (self._iteration, self._epoch) < (other.iteration, other.epoch)
+    async def _may_write(self) -> bool:
+        """Look what is there, and say whether it is to be replaced."""
+        document = await self._store.get_document("cache", _key(self._run_id))
+        self._known, self._tag = True, document.tag if document else None
+        self._checked = self._checked and document is not None
+        other = _parsed(document)
+        return other is None or (other.iteration, other.version) <= (self._iteration, self._version)
 
     async def _check(self) -> None:
         try:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from thoughtgear.events import StreamEvent, facts_of
 from thoughtgear.models import Message, RunState, Status, ToolCall, ToolResult, now
 
 MARKS = {"ok": ("✓", "green"), "error": ("✗", "red"), "unknown": ("?", "yellow"), "cancelled": ("-", "dim")}
@@ -132,25 +133,40 @@ class RunView:
         self.end_line()
         self.err.print(text, soft_wrap=True, markup=False, highlight=False)
 
-    def message(self, message: Message, said: str = "") -> None:
-        """Show a message that is saved; `said` is what of its text is on the screen already."""
-        if message.role == "user":
-            self.note(Text.assemble(("> ", "bold"), clean(message.text)))
-        elif message.role == "assistant":
-            self._reply(message, said)
-        elif message.tool_result is not None:
-            began = self._asked_at.get(message.tool_result.call_id)
-            seconds = (message.created_at - began).total_seconds() if began else None
-            self.note(result_line(message.tool_result, seconds, self.err.width))
+    def message(self, message: Message) -> None:
+        """Show a message that is saved."""
+        for facts in facts_of(message):
+            self.event(StreamEvent(run_id="", cursor="", **facts))
 
-    def _reply(self, message: Message, said: str) -> None:
-        for note in message.passed_over:
-            self.note(Text(f"~ {one_line(note, self.err.width - 2)}", "yellow"))
-        self.text(message.text.removeprefix(said))
-        self.end_line()
-        for call in message.tool_calls:
-            self._asked_at[call.id] = message.created_at
-            self.note(call_line(call, self.err.width))
+    def event(self, event: StreamEvent) -> None:
+        """Show what has happened."""
+        if event.kind == "text":
+            self.text(event.text)
+        elif event.kind == "message":
+            self.note(Text.assemble(("> ", "bold"), clean(event.text)))
+            self._files(event)
+        elif event.kind == "superseded":
+            self.note(Text("~ the reply was cut off; another attempt answers", "yellow"))
+        elif event.kind == "reply":
+            self.end_line()
+            for note in event.passed_over:
+                self.note(Text(f"~ {one_line(note, self.err.width - 2)}", "yellow"))
+        else:
+            self._tool(event)
+
+    def _files(self, event: StreamEvent) -> None:
+        if event.attachments:
+            self.note("  with " + ", ".join(one_line(each.name, 60) for each in event.attachments))
+
+    def _tool(self, event: StreamEvent) -> None:
+        width = self.err.width
+        if event.call is not None and event.at is not None:
+            self._asked_at[event.call.id] = event.at
+            self.note(call_line(event.call, width))
+        elif event.result is not None and event.at is not None:
+            began = self._asked_at.get(event.result.call_id)
+            seconds = (event.at - began).total_seconds() if began else None
+            self.note(result_line(event.result, seconds, width))
 
 
 def show_run(console: Console, state: RunState, messages: Sequence[Message]) -> None:
@@ -158,8 +174,6 @@ def show_run(console: Console, state: RunState, messages: Sequence[Message]) -> 
     view = RunView(console, console)
     for message in messages:
         view.message(message)
-        if message.attachments:
-            view.note("  with " + ", ".join(f"{one_line(a.name, 60)}" for a in message.attachments))
     view.note("")
     view.note(summary_line(state))
 

@@ -9,6 +9,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from thoughtgear.events import StreamEvent
 from thoughtgear.models import Message, RunError, RunState, ToolCall, ToolResult, now
 from thoughtgear.render import RunView, age, call_line, count, one_line, result_line, runs_table, show_run
 
@@ -56,13 +57,18 @@ def test_a_cached_result_says_so():
     assert result_line(result.model_copy(update={"cached": False}), 0.2, 80).plain == "✓ 1.0 sunny  0.2 s"
 
 
-def test_text_that_was_streamed_is_not_shown_twice():
-    """A saved reply adds to its streamed beginning only what is missing, and ends the line."""
-    out, err = console(), console()
-    view = RunView(out, err)
-    view.text("The word")
-    view.message(Message(seq=1, role="assistant", text="The word is HELLO."), said="The word")
-    assert written(out) == "The word is HELLO.\n"
+def test_a_reply_that_another_attempt_takes_over_begins_on_a_new_line():
+    """What was shown of a superseded reply stays, a note says what it is, and the next one begins anew."""
+    target = console()
+    view = RunView(target, target)
+    for event in (
+        {"kind": "text", "text": "The word"},
+        {"kind": "superseded"},
+        {"kind": "text", "text": "It is HELLO."},
+        {"kind": "reply"},
+    ):
+        view.event(StreamEvent(run_id="r", cursor="1.0", **event))
+    assert written(target) == "The word\n~ the reply was cut off; another attempt answers\nIt is HELLO.\n"
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -14,10 +14,10 @@ from thoughtgear.providers.scripted import ScriptedProvider
 from thoughtgear.testing import FaultyStore
 
 
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each piece is written when it comes."""
-    monkeypatch.setattr(live, "INTERVAL", 0.0)
+async def write(writer: live.LiveWriter, piece: str) -> None:
+    """Have a piece written now, and not a moment later beside the reply."""
+    writer.add(piece, wanted=False)
+    await writer.flush()
 
 
 async def streamed_run(store: Any) -> tuple[PromptHandler, RunState]:
@@ -37,7 +37,7 @@ async def test_a_late_writer_brings_nothing_back(store: FaultyStore, end: str, w
     handler, run = await streamed_run(store)
     writer = live.LiveWriter(store, run.run_id, 1, 0)
     if wrote:
-        await writer.add("one ")
+        await write(writer, "one ")
         assert await text_of(store, run) == "one "
     if "close" in end:
         await handler.close_run(run.run_id, "cancelled")
@@ -45,7 +45,7 @@ async def test_a_late_writer_brings_nothing_back(store: FaultyStore, end: str, w
         await store.delete_run(run.run_id)
         await live.forget(store, run.run_id)
     for piece in ("two ", "three "):
-        await writer.add(piece)
+        await write(writer, piece)
         assert await text_of(store, run) is None
 
 
@@ -60,7 +60,7 @@ async def test_an_end_between_look_and_write(store: FaultyStore) -> None:
         return await real(*args, **options)
 
     hooked.hooks = {"put_document": end_first}
-    await live.LiveWriter(hooked, run.run_id, 1, 0).add("late")
+    await write(live.LiveWriter(hooked, run.run_id, 1, 0), "late")
     assert not hooked.hooks
     assert await text_of(store, run) is None
 
@@ -70,11 +70,11 @@ async def test_forgetting_while_someone_writes(store: FaultyStore) -> None:
     hooked = HookedStore(store)
     _, run = await streamed_run(store)
     writer = live.LiveWriter(store, run.run_id, 1, 0)
-    await writer.add("one ")
+    await write(writer, "one ")
 
     async def write_first(real: Any, *args: Any, **options: Any) -> Any:
         hooked.hooks = {}
-        await writer.add("two ")
+        await write(writer, "two ")
         return await real(*args, **options)
 
     hooked.hooks = {"put_document": write_first}
@@ -86,10 +86,10 @@ async def test_forgetting_while_someone_writes(store: FaultyStore) -> None:
 async def test_an_older_attempt_stops(store: FaultyStore) -> None:
     """Once a newer attempt has written, an older one writes no more."""
     _, run = await streamed_run(store)
-    older, newer = (live.LiveWriter(store, run.run_id, 1, epoch) for epoch in (1, 2))
-    await older.add("old")
-    await newer.add("new")
-    await older.add("older")
+    older, newer = (live.LiveWriter(store, run.run_id, 1, version) for version in (1, 2))
+    await write(older, "old")
+    await write(newer, "new")
+    await write(older, "older")
     assert await text_of(store, run) == "new"
-    await newer.add("er")
+    await write(newer, "er")
     assert await text_of(store, run) == "newer"

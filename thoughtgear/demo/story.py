@@ -25,10 +25,11 @@ from thoughtgear.demo.report import Facts, Kill, closing_table, gather
 from thoughtgear.dev import own_folder
 from thoughtgear.devserver import DevServer
 from thoughtgear.errors import ConfigurationError, WaitTimeoutError
+from thoughtgear.events import StreamEvent
 from thoughtgear.executors.temporal import TemporalExecutor
 from thoughtgear.follow import Follower
 from thoughtgear.handler import PromptHandler
-from thoughtgear.models import Message, RunState
+from thoughtgear.models import RunState
 from thoughtgear.render import call_line, clean, count, one_line, print_json, result_line
 from thoughtgear.ui import workflow_link
 from thoughtgear.worker_process import WorkerProcess
@@ -68,25 +69,18 @@ class Narrator:
         line = Text.assemble(stamp, (text, style) if isinstance(text, str) else text)
         self.console.print(line, soft_wrap=True)
 
-    def message(self, message: Message, said: str = "") -> None:
-        """Tell what a saved message says."""
+    def event(self, event: StreamEvent) -> None:
+        """Tell what the model says, and of calls that begin and end."""
         width = self.console.width - 9
-        if message.tool_result is not None:
-            began = self._asked_at.get(message.tool_result.call_id, message.created_at)
-            seconds = (message.created_at - began).total_seconds()
-            self.note(result_line(message.tool_result, seconds, width))
-            return
-        if message.role == "assistant" and message.text:
-            self.note(one_line(message.text, 400), "bold")
-        for call in message.tool_calls:
-            self._asked_at[call.id] = message.created_at
-            self.note(call_line(call, width))
-
-    def text(self, piece: str) -> None:
-        """Replies are told when they are saved."""
-
-    def end_line(self) -> None:
-        """There is never an open line."""
+        if event.kind == "text":
+            self.note(one_line(event.text, 400), "bold")
+        elif event.call is not None and event.at is not None:
+            self._asked_at[event.call.id] = event.at
+            self.note(call_line(event.call, width))
+        elif event.result is not None and event.at is not None:
+            began = self._asked_at.get(event.result.call_id, event.at)
+            seconds = (event.at - began).total_seconds()
+            self.note(result_line(event.result, seconds, width))
 
 
 class Story:
@@ -117,7 +111,7 @@ class Story:
         link = workflow_link(self._server.ui_url or "", self._client.namespace, workflow_id_for(run.run_id))
         self._tell(f"Run {run.run_id}: in the store, and scheduled.")
         self._tell(link, "dim")
-        follower = Follower(self._handler.store, run.run_id, self._narrator, after=0)
+        follower = Follower(self._handler.store, run.run_id, self._narrator, after=0, text=False)
         following = asyncio.create_task(follower.until_over())
         killing = asyncio.create_task(self._kill_in_the_middle(run.run_id, follower))
         try:

@@ -1,0 +1,240 @@
+"""Reading a run as it goes on: its store is asked, so it may go on anywhere, and nobody waits for a reader.
+
+What is saved comes from the transcript, whose order never changes, and the reply that is being made from a
+document beside it (`live`). A reader stands at a cursor, and any other reader goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from thoughtgear import live
+from thoughtgear.cursor import Cursor, Said
+from thoughtgear.errors import ConflictError, InvalidInputError, StoreUnavailableError
+from thoughtgear.events import StreamEvent, facts_of
+from thoughtgear.ids import check_run_id
+from thoughtgear.live import LiveText
+from thoughtgear.models import Message, RunState
+from thoughtgear.protocols import OrmAdapter
+
+FIRST_PAUSE, MOST_PAUSE = 0.1, 1.0
+"""Seconds between two looks at the store: the first after news, the longest after a while without any."""
+
+PATIENCE = 60.0
+"""Seconds that a reader waits for a store that is away."""
+
+PAGE = 200
+"""Messages that are read at once."""
+
+
+Events = AsyncGenerator[StreamEvent, None]
+
+
+def stream(store: OrmAdapter, run_id: str, after: str | None = None, *, text: bool = True) -> Events:
+    """Return the events of a run until it is over: pieces of replies, tools that start and end, iterations,
+    the end. `after` is the `cursor` of the last event that is known; None is the beginning.
+
+    `text` asks for the pieces of a reply while it is being made, which is noted in the run, once; without it
+    nothing is written, and a reply is told when it is saved. Raises `InvalidInputError` for what is no id or
+    no cursor. The iterator raises it for a cursor of another run, `RunNotFoundError`, and `StoreError`, also
+    where the store is away for longer than a minute: go on from the last cursor then.
+    """
+    return _stream(Reader(store, check_run_id(run_id), Cursor.read(after), text=text))
+
+
+async def _stream(reader: Reader) -> Events:
+    away_since: float | None = None
+    while not reader.over:
+        try:
+            events = await reader.look()
+        except StoreUnavailableError:
+            away_since = away_since or time.monotonic()
+            if time.monotonic() - away_since > PATIENCE:
+                raise
+            events = []
+        else:
+            away_since = None
+        for event in events:
+            yield event
+        if not reader.over:
+            await asyncio.sleep(reader.pause)
+
+
+class Reader:
+    """Tells what is new in a run since the last look. `state` is the newest that it knows, `pause` how many
+    seconds it should be left alone."""
+
+    def __init__(self, store: OrmAdapter, run_id: str, after: Cursor, *, text: bool = True) -> None:
+        self._store, self._run_id, self._wants_text = store, run_id, text
+        self._told = _Told(run_id, after)
+        self._growing = self._more = False
+        self.state: RunState | None = None
+        self.over = False
+        self.pause = FIRST_PAUSE
+
+    @property
+    def seq(self) -> int:
+        """The last message that was told."""
+        return self._told.cursor.seq
+
+    async def look(self) -> list[StreamEvent]:
+        """Return what is new. Raises as `stream`; after a `StoreUnavailableError` it may be asked again."""
+        grew, self._growing = self._growing, False
+        # As long as the text grows the state has no news: one request instead of two.
+        events = await self._grown() if grew else []
+        if not events:
+            events = await self._saved()
+        if not events and not grew:
+            events = await self._grown()
+        if not self._growing:
+            self.pause = self._next_pause(bool(events))
+        return events
+
+    def _next_pause(self, news: bool) -> float:
+        if self._more:
+            return 0.0
+        return FIRST_PAUSE if news else min(self.pause * 1.5, MOST_PAUSE)
+
+    async def _saved(self) -> list[StreamEvent]:
+        state = await self._load()
+        if self.state is not None and state.version == self.state.version and not self._more:
+            return []
+        messages = await self._store.get_history(self._run_id, self._told.needs, PAGE)
+        events = [event for message in messages for event in self._told.message(message)]
+        self.state, self._more = state, len(messages) == PAGE
+        if self._more:
+            return events
+        events += self._told.completed(state)
+        self.over = state.over
+        if state.over:
+            events += self._told.end(state)
+        return events
+
+    async def _load(self) -> RunState:
+        state = await self._store.load_run(self._run_id)
+        if self._told.cursor.seq >= state.message_count:
+            raise InvalidInputError(f"This cursor is of another run than {self._run_id}.")
+        if self._wants_text and not (state.stream or state.over or state.copied == state.version):
+            return await self._ask(state)
+        return state
+
+    async def _ask(self, state: RunState) -> RunState:
+        """Note in the run that its text is wanted: whoever works on it sees that with its next look. Claim
+        and nonce stay, as with every commit by somebody else than the holder."""
+        asked = state.model_copy(update={"stream": True, "version": state.version + 1})
+        with suppress(ConflictError):  # next time
+            await self._store.save_run(asked, [])
+            return asked
+        return state
+
+    async def _grown(self) -> list[StreamEvent]:
+        """The next piece of the reply that is being made."""
+        state = self.state
+        if state is None or self._more or not (self._wants_text and state.stream):
+            return []
+        if state.ledger or state.status not in ("pending", "running"):
+            return []
+        growing = await live.read(self._store, self._run_id)
+        if growing is None or growing.iteration != state.iteration + 1:
+            return []
+        events = self._told.growing(growing)
+        self._growing = bool(events)
+        self.pause = live.pause_after(len(growing.text)) if events else self.pause
+        return events
+
+
+class _Told:
+    """What a reader was told: makes the events that come next, and moves the cursor with each."""
+
+    def __init__(self, run_id: str, cursor: Cursor) -> None:
+        self.cursor = cursor
+        self._run_id = run_id
+        self._resumed = cursor.seq >= 0
+        self._open = 0  # the iteration of the last message, where its end was not told
+        self._parts = 0  # the events of the last message
+
+    @property
+    def needs(self) -> int:
+        """After which message to read on: one that was told in part is read again."""
+        return self.cursor.seq - self._resumed
+
+    def message(self, message: Message) -> list[StreamEvent]:
+        """The events of the next message; before them the end of the iteration that it does not belong to."""
+        facts = facts_of(message)
+        if self._resumed and message.seq == self.cursor.seq:
+            events, told = [], self.cursor.part
+        else:
+            events, told = self._iteration_before(message.iteration), 0
+        self._resumed = False
+        self._open = message.iteration if told <= len(facts) else 0
+        self._parts = len(facts)
+        if message.role == "assistant" and self.cursor.said is not None:
+            events += self._settle_text(message, facts)
+        for part, fact in enumerate(facts[told:], told + 1):
+            self._move(message.seq, part)
+            if fact.get("text") != "" or fact["kind"] != "text":
+                events.append(self._event(**fact))
+        return events
+
+    def completed(self, state: RunState) -> list[StreamEvent]:
+        """The end of the last message's iteration, where there is nothing more of it to come."""
+        return self._iteration_before(state.iteration + 1)
+
+    def end(self, state: RunState) -> list[StreamEvent]:
+        """The end of the run, once. Text that is in no message is void."""
+        if self.cursor.end == state.version:
+            return []
+        events = self._supersede()
+        self.cursor = replace(self.cursor, end=state.version)
+        facts = {"status": state.status, "output": state.output, "error": state.error}
+        return [*events, self._event(kind="end", iteration=state.iteration, at=state.updated_at, **facts)]
+
+    def growing(self, live_text: LiveText) -> list[StreamEvent]:
+        """The next piece of a reply that is being made. Of two attempts the later one counts."""
+        said, text = self.cursor.said, live_text.text
+        iteration, version = live_text.iteration, live_text.version
+        if said is not None and (iteration, version) < (said.iteration, said.version):
+            return []
+        same = said is not None and (said.iteration, said.version) == (iteration, version)
+        events = [] if same and said is not None and said.begins(text) else self._supersede()
+        begin = self.cursor.said.letters if self.cursor.said else 0
+        if len(text) > begin:
+            self.cursor = replace(self.cursor, said=Said.of(iteration, version, text), end=0)
+            events.append(self._event(kind="text", iteration=iteration, text=text[begin:]))
+        return events
+
+    def _settle_text(self, message: Message, facts: list[dict[str, Any]]) -> list[StreamEvent]:
+        """Leave out of a saved reply what was told of it; else say that that was another attempt's."""
+        said = self.cursor.said
+        if said is None or said.iteration != message.iteration or not said.begins(message.text):
+            return self._supersede()
+        self.cursor = replace(self.cursor, said=None)
+        facts[0]["text"] = message.text[said.letters :]
+        return []
+
+    def _supersede(self) -> list[StreamEvent]:
+        said = self.cursor.said
+        if said is None:
+            return []
+        self.cursor = replace(self.cursor, said=None)
+        return [self._event(kind="superseded", iteration=said.iteration)]
+
+    def _iteration_before(self, iteration: int) -> list[StreamEvent]:
+        ended = self._open
+        if not 1 <= ended < iteration:
+            return []
+        self._open = 0
+        self._move(self.cursor.seq, self._parts + 1)
+        return [self._event(kind="iteration", iteration=ended)]
+
+    def _move(self, seq: int, part: int) -> None:
+        """Go on; a saved reply takes the place of what was told of it before."""
+        self.cursor = replace(self.cursor, seq=seq, part=part, end=0)
+
+    def _event(self, **facts: Any) -> StreamEvent:
+        return StreamEvent(run_id=self._run_id, cursor=str(self.cursor), **facts)
