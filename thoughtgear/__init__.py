@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from thoughtgear.context import Trim as Trim
     from thoughtgear.errors import OutcomeUnknownError as OutcomeUnknownError
     from thoughtgear.events import StreamEvent as StreamEvent
+    from thoughtgear.executors.failover import FailoverExecutor as FailoverExecutor
     from thoughtgear.executors.lambda_ import LambdaExecutor as LambdaExecutor
     from thoughtgear.executors.lambda_handler import make_lambda_handler as make_lambda_handler
     from thoughtgear.executors.local import LocalExecutor as LocalExecutor
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Callbacks": "callbacks",
+    "FailoverExecutor": "executors.failover",
     "File": "prompts",
     "Done": "outcomes",
     "LambdaExecutor": "executors.lambda_",

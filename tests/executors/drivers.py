@@ -21,6 +21,7 @@ from sqs_server import SqsServer
 from temporalio.client import Client
 
 from thoughtgear import (
+    FailoverExecutor,
     LambdaExecutor,
     LocalExecutor,
     PromptHandler,
@@ -31,7 +32,7 @@ from thoughtgear import (
     build_worker,
     make_lambda_handler,
 )
-from thoughtgear.errors import ModelUnavailableError
+from thoughtgear.errors import ExecutorUnavailableError, ModelUnavailableError
 from thoughtgear.models import RunState
 from thoughtgear.protocols import Executor
 from thoughtgear.registry import open_store
@@ -232,7 +233,27 @@ def _at_a_pace(kind: type[Driver]) -> type[Driver]:
     return Scheduled
 
 
+def _after_one_that_is_away(kind: type[Driver]) -> type[Driver]:
+    class Failover(kind):  # type: ignore[valid-type,misc]
+        def executor(self) -> Executor:
+            return FailoverExecutor([Away(), super().executor()])
+
+    return Failover
+
+
+class Away:
+    """An executor that can schedule nothing."""
+
+    name = "away"
+    self_driving = True
+
+    async def schedule_next_iteration(self, run_id: str) -> None:
+        raise ExecutorUnavailableError("It is away.")
+
+
 DRIVERS = {driver.name: driver for driver in (Local, Lambda, Temporal, Sqs)}
 
-WRAPPED = {f"scheduled {name}": _at_a_pace(kind) for name, kind in DRIVERS.items()}
+WRAPPED = {f"scheduled {name}": _at_a_pace(kind) for name, kind in DRIVERS.items()} | {
+    f"failover {name}": _after_one_that_is_away(kind) for name, kind in DRIVERS.items()
+}
 """The same, within the executors that have others drive."""
