@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from server_process import running_again
 
 from thoughtgear.adapters.s3 import S3Adapter
 from thoughtgear.adapters.s3_documents import key_text
-from thoughtgear.errors import ConfigurationError, ConflictError, StoreUnavailableError
+from thoughtgear.errors import ConfigurationError, ConflictError, RunNotFoundError, StoreUnavailableError
 from thoughtgear.testing import append, new_run
 from thoughtgear.testing.case import assert_absent, assert_standing, texts_of
 
@@ -271,31 +273,37 @@ async def test_a_server_that_is_away_is_retryable(stoppable: S3Server, store: S3
 
 
 class LaxHandler(BaseHTTPRequestHandler):
-    """A server of one bucket that honours only some conditions."""
+    """A server of one bucket that honours only some conditions. `refuses_all`: no If-Match ever holds.
+    `tags`: a fresh ETag with every write, as under encryption by a key service."""
 
     protocol_version = "HTTP/1.1"
     honours: tuple[str, ...] = ()
     status = 200
+    refuses_all = False
+    tags: Iterator[int] | None = None
 
     def do_GET(self) -> None:
-        found = self.server.objects.get(self.path)  # type: ignore[attr-defined]  # set by the test
-        self._answer(200 if found is not None else 404, found or b"<Error><Code>NoSuchKey</Code></Error>")
+        found, etag = self.server.objects.get(self.path, (None, ""))  # type: ignore[attr-defined]  # the test's
+        missing = b"<Error><Code>NoSuchKey</Code></Error>"
+        self._answer(200 if found is not None else 404, missing if found is None else found, etag)
 
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         objects = self.server.objects  # type: ignore[attr-defined]  # set by the test
-        refused = ("If-None-Match" in self.headers and self.path in objects) or "If-Match" in self.headers
-        condition = "If-Match" if "If-Match" in self.headers else "If-None-Match"
-        if refused and condition in self.honours:
+        wanted = self.headers.get("If-Match")
+        there, etag = objects.get(self.path, (None, ""))
+        fails = there is not None if wanted is None else self.refuses_all or wanted != etag
+        if fails and ("If-None-Match" if wanted is None else "If-Match") in self.honours:
             return self._answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
-        if refused and self.status != 200:
+        if (fails or wanted) and self.status != 200:
             return self._answer(self.status, b"<Error><Code>NotImplemented</Code></Error>")
-        objects[self.path] = body
-        return self._answer(200, b"")
+        etag = f'"{next(self.tags)}"' if self.tags else '"e"'
+        objects[self.path] = body, etag
+        return self._answer(200, b"", etag)
 
-    def _answer(self, status: int, body: bytes) -> None:
+    def _answer(self, status: int, body: bytes, etag: str = "") -> None:
         self.send_response(status)
-        self.send_header("ETag", '"e"')
+        self.send_header("ETag", etag)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -304,24 +312,66 @@ class LaxHandler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("status", [200, 501])
-@pytest.mark.parametrize(("honours", "missing"), [((), "If-None-Match"), (("If-None-Match",), "If-Match")])
-async def test_a_server_without_conditions_is_refused(
-    honours: tuple[str, ...], missing: str, status: int
-) -> None:
-    """A server that ignores or does not know a condition is a ConfigurationError that names it."""
-    handler = type("Handler", (LaxHandler,), {"honours": honours, "status": status})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+@contextmanager
+def lax_server(**options: object) -> Iterator[tuple[str, dict[str, object]]]:
+    """Such a server: the URL of a store on it, and what it keeps."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (LaxHandler,), options))
     server.objects = {}  # type: ignore[attr-defined]  # the handler's
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    store = S3Adapter.from_url(f"s3://a:b@bucket/x?endpoint={endpoint}&region=us-east-1")
-    for call in (store.load_run("r"), append(store, new_run("r"), "a")):
-        with pytest.raises(ConfigurationError, match=f"honour {missing} in"):
-            await call
-    assert list(server.objects) == ["/bucket/x/layout"]  # type: ignore[attr-defined]  # as above
-    await store.aclose()
+    yield f"s3://a:b@bucket/x?endpoint={endpoint}&region=us-east-1", server.objects  # type: ignore[attr-defined]
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+BOTH = ("If-None-Match", "If-Match")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"honours": ()}, r"honour If-None-Match in PutObject \(it wrote over an object"),
+        ({"honours": BOTH[:1]}, r"honour If-Match in PutObject \(it wrote over an object"),
+        (
+            {"honours": (), "status": 501},
+            r"honour If-None-Match in PutObject \(it answered Not\w+, 501",
+        ),
+        (
+            {"honours": BOTH[:1], "status": 400},
+            r"honour If-Match in PutObject \(it answered Not\w+, 400",
+        ),
+        (
+            {"honours": BOTH, "refuses_all": True},
+            r"refuses If-Match in PutObject .*own ETag \(it says",
+        ),
+        (
+            {"honours": BOTH, "status": 501},
+            r"refuses If-Match in PutObject .* \(it answered Not\w+, 501",
+        ),
+    ],
+)
+async def test_a_server_without_conditions_is_refused(options: dict[str, object], said: str) -> None:
+    """A server that ignores a condition, does not know it, or never lets one hold is a ConfigurationError
+    that names the condition and what the server did, at the first use and at every later one."""
+    with lax_server(**options) as (url, objects):
+        store = S3Adapter.from_url(url)
+        for call in (store.load_run("r"), append(store, new_run("r"), "a")):
+            with pytest.raises(ConfigurationError, match=said) as caught:
+                await call
+            assert str(caught.value).endswith("Use a server with conditional writes, as S3's own.")
+        assert list(objects) == ["/bucket/x/layout"]
+        await store.aclose()
+
+
+async def test_stores_that_open_at_once_are_not_refused() -> None:
+    """Where every write has a fresh ETag, as under a key service's encryption, processes that probe at the
+    same time do not take each other's writes for a server's refusal."""
+    with lax_server(honours=BOTH, tags=itertools.count()) as (url, _):
+        stores = [S3Adapter.from_url(url) for _ in range(8)]
+        loads = [store.load_run("r") for store in stores]
+        ended = await asyncio.gather(*loads, return_exceptions=True)
+        assert {type(each) for each in ended} == {RunNotFoundError}
+        for store in stores:
+            await store.aclose()

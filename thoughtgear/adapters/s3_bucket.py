@@ -36,6 +36,7 @@ from botocore.exceptions import (
 )
 
 from thoughtgear.adapters.layout import LAYOUT, check_layout, no_store
+from thoughtgear.adapters.s3_probe import Probe
 from thoughtgear.adapters.s3_settings import S3Settings
 from thoughtgear.adapters.threads import Threads
 from thoughtgear.errors import ConfigurationError, StoreError, StoreUnavailableError
@@ -52,7 +53,6 @@ LIST_KEYS = 1000
 """The most keys that S3 lists in one answer."""
 
 _LAYOUT_KEY, _LAYOUT = "layout", b"%d\n" % LAYOUT
-_NO_ETAG = '"00000000000000000000000000000000"'
 _FAILED_CONDITION = {404, 412}
 _TRANSIENT = {408, 429, 500, 502, 503, 504}
 _TRANSIENT_CODES = {"SlowDown", "RequestTimeout", "Throttling", "InternalError", "ServiceUnavailable"}
@@ -226,20 +226,11 @@ class Bucket:
 
     def _probe(self, client: Any) -> None:
         """Make sure, on the layout's own object, that conditions count."""
-        for name, replaces in (("If-None-Match", None), ("If-Match", _NO_ETAG)):
-            if not self._refuses(client, replaces):
-                raise ConfigurationError(
-                    f"{self.address} does not honour {name} in PutObject: two writers would overwrite each "
-                    "other. Use a server with conditional writes."
-                )
-
-    def _refuses(self, client: Any, replaces: str | None) -> bool:
-        try:
-            return self._put(client, _LAYOUT_KEY, _LAYOUT, replaces) is None
-        except ClientError as exc:
-            if _status(exc) == 501 or _code(exc) in ("NotImplemented", "InvalidArgument"):
-                return False
-            raise
+        Probe(
+            lambda replaces: self._put(client, _LAYOUT_KEY, _LAYOUT, replaces),
+            lambda: str(client.get_object(**self._at(_LAYOUT_KEY))["ETag"]),
+            self.address,
+        ).run()
 
     def _translated(self, exc: ClientError | BotoCoreError) -> Exception:
         if isinstance(exc, ClientError):
