@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from thoughtgear import registry
 from thoughtgear.errors import ConfigurationError, CopyConflictError, SchemaVersionError
+from thoughtgear.locations import Located
 from thoughtgear.place import Output, Place
 from thoughtgear.progress import bar
 from thoughtgear.protocols import OrmAdapter
@@ -16,11 +17,11 @@ from thoughtgear.transfer.store import StoreCopy
 
 async def copy(source: str, target: str, output: Output, *, compare: bool, replace_documents: bool) -> int:
     """Copy a store into another one, and say what was done. Returns 1 where something is left to do."""
-    _check(source, target)
     stores: list[OrmAdapter] = []
     try:
         stores += [registry.open_store(source, create=False)]
         stores += [registry.open_store(target)]
+        _check(*stores)
         for url, store in zip((source, target), stores, strict=True):
             await _check_version(store, url)
         with bar(output) as watcher:
@@ -40,13 +41,14 @@ async def copy(source: str, target: str, output: Output, *, compare: bool, repla
     return 1 if copying.report.complete is False else 0
 
 
-def _check(source: str, target: str) -> None:
-    """Raises `ConfigurationError` where a copy can only be a mistake."""
-    if source == target:
+def _check(source: OrmAdapter, target: OrmAdapter) -> None:
+    """Raises `ConfigurationError` where a copy can only be a mistake. Nothing is made by then."""
+    if "process" in (source.reach, target.reach):
+        raise ConfigurationError("A memory:// store is gone with its process: there is nothing to copy.")
+    if not (isinstance(source, Located) and isinstance(target, Located)):
+        return
+    if source.location.is_that_of(target.location):
         raise ConfigurationError("The two stores are the same one.")
-    for url in (source, target):
-        if url.startswith("memory:"):
-            raise ConfigurationError("A memory:// store is gone with its process: there is nothing to copy.")
 
 
 async def _check_version(store: OrmAdapter, url: str) -> None:

@@ -86,8 +86,9 @@ async def test_copy_names_what_it_left(tmp_path: Path):
     [
         (("sqlite:///typo.db", "sqlite:///b.db"), "typo.db: check its name,"),
         (("files:///no/such/folder", "sqlite:///b.db"), "There is no store /no/such/folder: check its name,"),
-        (("sqlite:///a.db", "sqlite:///a.db"), "The two stores are the same one."),
         (("memory://", "sqlite:///a.db"), "A memory:// store is gone with its process"),
+        (("sqlite:///a.db", '{"type": "memory"}'), "A memory:// store is gone with its process"),
+        ((' {"type": "memory"}', "sqlite:///a.db"), "A memory:// store is gone with its process"),
         (("mysql://x", "sqlite:///a.db"), "'mysql' is no store; known: files, memory"),
     ],
 )
@@ -101,6 +102,79 @@ async def test_copies_that_can_only_be_mistakes_are_refused(
     assert ended.exit_code == 1
     assert said in ended.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+S3_HOST = "s3://key:secret@bucket/a/b?endpoint=http://Host"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("sqlite:///a.db", "sqlite:///a.db"),
+        ("sqlite:///a.db", "sqlite:////{folder}/a.db"),
+        ("sqlite:///a.db", "sqlite:///x/../a.db?lock_timeout=5"),
+        ("sqlite:///a.db", '{{"type": "sqlite", "path": "a.db"}}'),
+        ("sqlite:///there.db", "sqlite:///link.db"),
+        ("sqlite:///there.db", "sqlite:///hard.db"),
+        ("files:///{folder}/runs", "files:///{folder}/runs/"),
+        ("files:///{folder}/runs", '{{"type": "files", "path": "runs"}}'),
+        ("files:///{folder}/x", "files:///{folder}/linked/x"),
+        (S3_HOST, "s3://bucket/a/b/?endpoint=http://host:80/&region=r"),
+        (S3_HOST, '{{"type": "s3", "bucket": "bucket", "path": "/a/b", "endpoint": "http://host"}}'),
+        ("s3://bucket/a", "s3://bucket/a?endpoint=https://s3.eu-west-1.amazonaws.com&region=eu-west-1"),
+        ("postgresql://localhost/db", "postgres://me:pw@127.0.0.1:5432/db?schema=thoughtgear"),
+        (
+            "postgresql://a:5432,b:5433/db",
+            '{{"type": "postgresql", "host": "B", "port": 5433, "database": "db"}}',
+        ),
+        ("mongodb://u:p@a,b:27018/db", "mongodb://B:27018/db?directConnection=true&create=false"),
+        (
+            "mongodb://[::1]",
+            '{{"type": "mongodb", "url": "mongodb://localhost:27017", "database": "thoughtgear"}}',
+        ),
+    ],
+)
+async def test_a_store_is_not_copied_onto_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one: str, other: str
+):
+    """A store is known by whatever name: another spelling of its path, its server or its settings. The copy
+    is refused both ways, before anything is made or asked."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("PGHOST", "PGPORT", "PGDATABASE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "there.db").touch()
+    (tmp_path / "link.db").symlink_to("there.db")
+    (tmp_path / "hard.db").hardlink_to(tmp_path / "there.db")
+    (tmp_path / "linked").symlink_to(".")
+    before = sorted(tmp_path.iterdir())
+    names = [each.format(folder=str(tmp_path).lstrip("/")) for each in (one, other)]
+    for words in (names, names[::-1]):
+        ended = await copy(*words)
+        assert (ended.exit_code, ended.stderr) == (1, "Error: The two stores are the same one.\n")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("sqlite:///a.db", "sqlite:///b.db"),
+        ("sqlite:///a.db", "files:///tmp/a.db"),
+        ("files:///tmp/runs", "files:///tmp/runs/runs"),
+        (S3_HOST, "s3://bucket/a/B?endpoint=http://host"),
+        (S3_HOST, "s3://bucket/a/b?endpoint=https://host"),
+        (S3_HOST, "s3://bucket/a/b"),
+        ("postgresql://a/db", "postgresql://a/db?schema=other"),
+        ("postgresql://a/db", "postgresql://a:5433/db"),
+        ("postgresql://a/db", "postgresql://a/other"),
+        ("mongodb://a/db", "mongodb://a/other"),
+        ("mongodb://a/db", "mongodb://b/db"),
+    ],
+)
+def test_two_stores_are_told_apart(one: str, other: str):
+    """Another file, prefix, server, port, schema or database is another store."""
+    first, second = (open_store(url).location for url in (one, other))  # type: ignore[attr-defined]
+    assert not first.is_that_of(second)
+    assert first.is_that_of(open_store(one).location)  # type: ignore[attr-defined]
 
 
 async def test_a_killed_copy_goes_on(terminal: Terminal, postgres: PostgresServer, tmp_path: Path):

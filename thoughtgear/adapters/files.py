@@ -36,6 +36,7 @@ from thoughtgear.adapters.records import (
 )
 from thoughtgear.adapters.threads import Threads
 from thoughtgear.errors import ConfigurationError, RunNotFoundError, StoreError, StoreUnavailableError
+from thoughtgear.locations import Location, on_this_host
 from thoughtgear.models import Message, RunState
 from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage, SchemaUpgrade
 
@@ -88,6 +89,11 @@ class FilesAdapter:
             raise ConfigurationError(f"A files store has no setting {first(unknown)}; it has path, create.")
         path = folder(settings, f"A files store needs the path of a folder. {_RIGHT_URL}")
         return cls(path.resolve(), create=switch(settings, "create", True))
+
+    @property
+    def location(self) -> Location:
+        """Where the folder is."""
+        return on_this_host("files", self._disk.root)
 
     async def load_run(self, run_id: str) -> RunState:
         check_key(run_id)

@@ -34,6 +34,7 @@ from thoughtgear.adapters.records import (
     read_cursor,
 )
 from thoughtgear.errors import RunNotFoundError
+from thoughtgear.locations import Location
 from thoughtgear.models import Message, RunState
 from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage, SchemaUpgrade
 
@@ -67,6 +68,11 @@ class MongoAdapter:
         """Make a store from `{"url": …}`, with `database`, `username`, `password` and `create`
         beside it."""
         return cls(MongoDatabase(MongoSettings.from_dict(settings)))
+
+    @property
+    def location(self) -> Location:
+        """Where the database is."""
+        return self._database.location
 
     async def load_run(self, run_id: str) -> RunState:
         check_key(run_id)

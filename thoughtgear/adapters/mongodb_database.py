@@ -33,6 +33,7 @@ from thoughtgear.errors import (
     StoreUnavailableError,
     ThoughtgearError,
 )
+from thoughtgear.locations import Location
 
 T = TypeVar("T")
 Work = Callable[[Database], Awaitable[T]]
@@ -74,6 +75,11 @@ class MongoDatabase:
 
     def __repr__(self) -> str:
         return f"{self._settings.address}/{self._settings.database}"
+
+    @property
+    def location(self) -> Location:
+        """Where the database is."""
+        return self._settings.location
 
     async def read(self, work: Work[T]) -> T:
         """Return what `work` returns."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pymongo.errors import PyMongoError
 
 from thoughtgear.adapters.options import first, switch
 from thoughtgear.errors import ConfigurationError
+from thoughtgear.locations import Location, on_servers
 
 RIGHT_URL = (
     "Use mongodb://user:password@host:port/database or mongodb+srv://…, and in a user or password %40 for @, "
@@ -43,6 +45,12 @@ class MongoSettings:
     address: str
     database: str
     create: bool
+
+    @property
+    def location(self) -> Location:
+        """Where the database is."""
+        servers = [_host_and_port(host) for host in self.address.split(",")]
+        return on_servers("mongodb", servers, self.database)
 
     @classmethod
     def from_url(cls, url: str) -> MongoSettings:
@@ -99,6 +107,11 @@ def connect(url: str, login: Mapping[str, Any], **options: Any) -> Client:
     given = {name.lower() for name, _ in parse_qsl(query, keep_blank_values=True)}
     defaults = {name: value for name, value in _DEFAULTS.items() if name.lower() not in given}
     return AsyncMongoClient(url, **{**defaults, **login, **options})
+
+
+def _host_and_port(text: str) -> tuple[str, str]:
+    host, _, port = text.rpartition(":") if re.search(r":\d+$", text) else (text, "", "27017")
+    return unquote(host).strip("[]"), port
 
 
 def _hosts(url: str) -> str:

@@ -20,6 +20,7 @@ from thoughtgear.adapters.loop_thread import Begin
 from thoughtgear.adapters.postgres_settings import RIGHT_URL, PostgresSettings
 from thoughtgear.adapters.sql import SqlAdapter
 from thoughtgear.errors import ConfigurationError, StoreError, StoreUnavailableError, ThoughtgearError
+from thoughtgear.locations import Location
 from thoughtgear.protocols import Reach, SchemaUpgrade
 
 T = TypeVar("T")
@@ -80,6 +81,11 @@ class PostgresDatabase:
 
     def __repr__(self) -> str:
         return f"PostgresDatabase({self._settings.address!r}, schema={self._settings.schema!r})"
+
+    @property
+    def location(self) -> Location:
+        """Where the tables are."""
+        return self._settings.location
 
     async def read(self, txn: Callable[[Connection], T]) -> T:
         """Return what `txn` returns."""

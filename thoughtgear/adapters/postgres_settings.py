@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +13,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from thoughtgear.adapters.options import count, seconds, switch
 from thoughtgear.errors import ConfigurationError
+from thoughtgear.locations import Location, on_servers
 
 RIGHT_URL = (
     "Use postgresql://user:password@host:port/database, and in a user or password %40 for @, %3A for :, "
@@ -62,6 +65,18 @@ class PostgresSettings:
         given = {key: value for key, value in settings.items() if value is not None}
         url = given.pop("url", None)
         return cls._from({**(_read_url(str(url)) if url else {}), **given})
+
+    @property
+    def location(self) -> Location:
+        """Where the tables are. What is left out of the login is what the driver takes for it."""
+        hosts = self.login.get("host") or os.environ.get("PGHOST") or "localhost"
+        hosts = hosts if isinstance(hosts, list) else hosts.split(",")
+        ports = self.login["port"] or os.environ.get("PGPORT") or "5432"
+        ports = ports if isinstance(ports, list) else str(ports).split(",")
+        ports = ports * len(hosts) if len(ports) == 1 else ports
+        user = self.login.get("user") or os.environ.get("PGUSER") or getpass.getuser()
+        database = self.login.get("database") or os.environ.get("PGDATABASE") or user
+        return on_servers("postgresql", zip(hosts, map(str, ports), strict=False), database, self.schema)
 
     def without_limits(self) -> PostgresSettings:
         """Return the settings for statements that may take hours."""

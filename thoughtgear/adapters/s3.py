@@ -26,6 +26,7 @@ from thoughtgear.adapters.s3_index import Index, place_of
 from thoughtgear.adapters.s3_run import Commit, Runs
 from thoughtgear.adapters.s3_settings import S3Settings
 from thoughtgear.errors import RunNotFoundError
+from thoughtgear.locations import Location
 from thoughtgear.models import Message, RunState
 from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage, SchemaUpgrade
 
@@ -60,6 +61,11 @@ class S3Adapter:
     def from_dict(cls, settings: Mapping[str, Any]) -> S3Adapter:
         """Make a store from `{"bucket": …, "path": …}`; see `S3Settings.from_dict`."""
         return cls(S3Settings.from_dict(settings))
+
+    @property
+    def location(self) -> Location:
+        """Where the objects are."""
+        return self._settings.location
 
     async def load_run(self, run_id: str) -> RunState:
         head = await self._runs.head(check_key(run_id))

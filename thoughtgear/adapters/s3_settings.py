@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from thoughtgear.adapters.options import first, switch
 from thoughtgear.errors import ConfigurationError
+from thoughtgear.locations import Location, on_servers
 
 RIGHT_URL = (
     "Use s3://bucket/path?endpoint=https://host&region=name. Credentials come from where AWS's own tools find"
@@ -43,6 +44,15 @@ class S3Settings:
     pool_size: int
     connect_timeout: float
     read_timeout: float
+
+    @property
+    def location(self) -> Location:
+        """Where the objects are. A bucket of AWS has one name, whichever endpoint leads to it."""
+        parts = urlsplit(self.endpoint or "https://s3.amazonaws.com")
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        host = parts.hostname or ""
+        server = ("aws", 0) if host.endswith(".amazonaws.com") else (host, port)
+        return on_servers("s3", [server], parts.path.rstrip("/"), self.bucket, self.prefix)
 
     @classmethod
     def from_url(cls, url: str) -> S3Settings:

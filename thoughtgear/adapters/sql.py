@@ -39,6 +39,7 @@ from thoughtgear.adapters.sql_metadata import index_of, pairs_of
 from thoughtgear.adapters.sqlite import SqliteDatabase
 from thoughtgear.adapters.sqlite_settings import SqliteSettings
 from thoughtgear.errors import ConflictError, RunNotFoundError, StoreError
+from thoughtgear.locations import Location
 from thoughtgear.models import Message, RunState
 from thoughtgear.protocols import Collection, Document, Reach, RunFilter, RunPage, SchemaUpgrade
 
@@ -59,6 +60,11 @@ class Database(Protocol):
 
     async def upgrade(self) -> SchemaUpgrade:
         """Bring the tables to the version of this code, or make them."""
+        ...
+
+    @property
+    def location(self) -> Location:
+        """Where the tables are."""
         ...
 
     async def aclose(self) -> None: ...
@@ -165,6 +171,11 @@ class SqlAdapter:
         end = _past(prefix)
         bounded = query if end is None else query.where(key < end)
         return await self._database.read(partial(_first_column, bounded))
+
+    @property
+    def location(self) -> Location:
+        """Where the store is."""
+        return self._database.location
 
     async def upgrade(self) -> SchemaUpgrade:
         """Bring the tables of an older version to this one, or make them. Raises `SchemaVersionError`."""

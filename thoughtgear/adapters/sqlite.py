@@ -23,6 +23,7 @@ from thoughtgear.adapters.sql_schema import DRIVER
 from thoughtgear.adapters.sqlite_settings import SqliteSettings
 from thoughtgear.adapters.threads import Threads
 from thoughtgear.errors import ConfigurationError, StoreError, StoreUnavailableError
+from thoughtgear.locations import Location, on_this_host
 from thoughtgear.protocols import SchemaUpgrade
 
 T = TypeVar("T")
@@ -51,6 +52,11 @@ class SqliteDatabase:
 
     def __repr__(self) -> str:
         return f"sqlite:///{self._settings.path}"
+
+    @property
+    def location(self) -> Location:
+        """Where the file is."""
+        return on_this_host("sqlite", self._settings.path)
 
     async def read(self, txn: Callable[[Connection], T]) -> T:
         """Return what `txn` returns. It is one statement, so that it sees one state of the database."""
