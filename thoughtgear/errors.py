@@ -200,8 +200,11 @@ class ModelError(ThoughtgearError):
     """The model call failed.
 
     `retry_after` is in seconds, `status` the HTTP status, `request_id` the provider's own. `begun`: a reply
-    had begun to come and is lost; the provider may charge for it.
+    had begun to come and is lost; the provider may charge for it. `paid` is the `ModelReply` that holds what
+    it counted of it, where it said so.
     """
+
+    paid: object = None
 
     def __init__(
         self,

@@ -15,6 +15,8 @@ from thoughtgear.agent import Agent
 from thoughtgear.calls import Calls
 from thoughtgear.commit import FRESH_SECONDS, RunWriter, uninterrupted
 from thoughtgear.errors import (
+    ModelError,
+    ModelRejectedError,
     ModelUnavailableError,
     RunCancelledError,
     StateRegressionError,
@@ -141,6 +143,10 @@ class _Iteration:
         except asyncio.CancelledError:
             await self._writer.let_go()
             raise
+        except ModelRejectedError as exc:
+            if exc.paid is not None:
+                await self._note(exc)
+            raise
         except ModelUnavailableError as exc:
             await self._note(exc)
             if not self._attempt.serialised and not self._attempt.keep_claim:
@@ -170,13 +176,15 @@ class _Iteration:
             await self._run_calls()
         return tools
 
-    async def _note(self, exc: ModelUnavailableError) -> None:
+    async def _note(self, exc: ModelError) -> None:
         """Count a reply that was lost, for it was paid for in part; else note that the run has begun."""
-        if not exc.begun:
+        paid = exc.paid.usage if isinstance(exc.paid, ModelReply) else None
+        if not exc.begun and paid is None:
             await self._writer.begin()
             return
+        lost = partial(lose_reply, paid=paid, begun=exc.begun)
         with suppress(StoreError, SupersededError):
-            await self._writer.commit(lose_reply, release=not self._attempt.keep_claim)
+            await self._writer.commit(lost, release=not self._attempt.keep_claim)
 
     def _seconds_left(self) -> float:
         """Until the run reaches its limit: to wait for longer would only delay its end."""

@@ -212,20 +212,38 @@ class OutputSpec:
 
     @property
     def closed(self) -> bool:
-        """Whether every object of the schema names all its fields and wants all of them."""
+        """Whether every object of the schema names all its fields and wants all of them, and nothing is in it
+        that a provider may not hold a model to: else it would refuse the request."""
         return _closed(self.schema)
 
 
+STRICT = frozenset(
+    ("$defs", "$ref", "additionalProperties", "anyOf", "const", "description", "enum", "exclusiveMaximum")
+    + ("exclusiveMinimum", "format", "items", "maxItems", "maximum", "minItems", "minimum", "multipleOf")
+    + ("pattern", "properties", "required", "title", "type")
+)
+"""Keywords of a schema that OpenAI holds a model to strictly. Others, such as `oneOf` and `prefixItems`, it
+refuses."""
+FORMATS = frozenset(("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uuid"))
+
+
 def _closed(node: Any) -> bool:
-    if isinstance(node, list):
-        return all(map(_closed, node))
-    if not isinstance(node, dict):
-        return True
-    if node.get("type") == "object":
-        names = node.get("properties", {})
-        if node.get("additionalProperties") is not False or set(node.get("required", [])) != set(names):
-            return False
-    return all(_closed(value) for value in node.values())
+    """Whether a schema can be held to strictly."""
+    if not isinstance(node, dict) or not node.keys() <= STRICT:
+        return False
+    if not node.keys() & {"type", "$ref", "anyOf", "enum", "const"}:  # any value at all
+        return False
+    if "(?" in node.get("pattern", "") or node.get("format", "date") not in FORMATS:
+        return False
+    names = node.get("properties", {})
+    if node.get("type") == "object" and (
+        node.get("additionalProperties") is not False or set(node.get("required", [])) != set(names)
+    ):
+        return False
+    if node.get("type") == "array" and "items" not in node:
+        return False
+    below = [*names.values(), *node.get("$defs", {}).values(), *node.get("anyOf", ())]
+    return all(map(_closed, [*below, *([node["items"]] if "items" in node else [])]))
 
 
 @dataclass(frozen=True)
@@ -263,8 +281,9 @@ class RequestedCall:
 class ModelReply:
     """What the model answered. With calls, the run goes on; without, `text` is the answer. `native` is what
     its provider wants back beside them. `passed_over` names the models that should have answered, each with
-    why it did not. `stop_reason` is `stop`, `tool_calls`, `length`, `content_filter` or
-    a word of the provider's own."""
+    why it did not. `model` is what answered, `asked` the name that was asked for, and `host` who was asked:
+    they say what the reply costs. `stop_reason` is `stop`, `tool_calls`, `length`, `content_filter` or a word
+    of the provider's own."""
 
     text: str = ""
     calls: Sequence[RequestedCall] = ()
@@ -274,6 +293,8 @@ class ModelReply:
     request_id: str | None = None
     native: Native | None = None
     passed_over: Sequence[str] = ()
+    asked: str | None = None
+    host: str | None = None
 
 
 OnText = Callable[[str], Awaitable[None]]

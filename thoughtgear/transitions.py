@@ -21,6 +21,7 @@ from thoughtgear.models import (
     Status,
     ToolCall,
     ToolResult,
+    Usage,
 )
 from thoughtgear.structured import Answer
 
@@ -80,10 +81,11 @@ def send_back(state: RunState, limits: Limits, refusal: str) -> list[Message]:
     return [told, *complete_turn(state, limits, error=RunError(type="OutputInvalidError", message=text))]
 
 
-def lose_reply(state: RunState) -> list[Message]:
-    """Count a reply that began and broke off."""
+def lose_reply(state: RunState, paid: Usage | None = None, *, begun: bool = True) -> list[Message]:
+    """Count a reply that had `begun` and broke off, or that is none; `paid` is what was counted of it."""
     go_on(state)
-    state.lost_replies += 1
+    state.lost_replies += begun
+    state.usage = state.usage + paid if paid else state.usage
     return []
 
 

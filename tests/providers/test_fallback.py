@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from dialects import ANTHROPIC, GEMINI
+from dialects import ANTHROPIC, GEMINI, OPENAI
 from replay_server import Replay, plain, replay, stream
 from rich.console import Console
 
@@ -111,6 +111,25 @@ def collect(pieces: list[str]):
         pieces.append(piece)
 
     return told
+
+
+async def test_no_reader_sees_two_replies_in_one(pair):
+    """A stand-in that is stopped by its filter, in the middle of what was streamed, is not followed by
+    another one: the reply counts as lost."""
+    cut = stream(GEMINI.text("half", reason="SAFETY"))
+    pieces: list[str] = []
+    async with pair(BUSY, cut) as both, replay(stream(OPENAI.text("By the third."))) as third:
+        models = [ANTHROPIC.make(both.first.base_url), GEMINI.make(both.second.base_url)]
+        model = FallbackModel([*models, OPENAI.make(third.base_url)])
+        request = ModelRequest("", [Message(seq=0, role="user", text="Hi.")])
+        with pytest.raises(ModelUnavailableError, match="content filter") as caught:
+            await model.reply(request, collect(pieces))
+        assert (caught.value.begun, pieces, third.bodies) == (True, ["half"], [])
+        assert caught.value.paid.usage.output_tokens == 9
+        reply = await model.reply(request, collect(pieces))
+        await model.aclose()
+    assert (reply.text, pieces) == ("By the third.", ["half", "By the third."])
+    assert reply.passed_over == ["m-1: was out", "m-1: was out"]
 
 
 async def test_when_all_are_out_the_run_goes_on_later(pair):

@@ -112,7 +112,7 @@ async def test_a_prompt_that_is_blocked_is_refused(ask):
 async def test_a_malformed_call_is_asked_for_again(ask, reason):
     """A reply that ends because the model wrote a call badly is lost, even where it has text."""
     for part in ({"text": "So:"}, {"text": ""}):
-        with pytest.raises(ModelUnavailableError, match="holds none") as caught:
+        with pytest.raises(ModelUnavailableError, match=f"is broken .{reason.lower()}") as caught:
             await ask_server(stream(events(gemini_chunk(part, reason=reason))), ask)
         assert caught.value.begun
 

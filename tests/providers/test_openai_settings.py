@@ -6,12 +6,15 @@ import threading
 import weakref
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import pytest
+from dialects import GEMINI, OPENAI
 from replay_server import events, plain, replay, stream
 
 from thoughtgear.errors import ConfigurationError, ModelRejectedError
 from thoughtgear.models import Message
 from thoughtgear.protocols import ModelProvider, ModelRequest
+from thoughtgear.providers.loops import ClientPerLoop
 from thoughtgear.providers.openai import OpenAIProvider
 from thoughtgear.registry import open_model
 
@@ -179,6 +182,51 @@ def test_a_closed_event_loop_is_not_kept(pong_url, ask):
     gc.collect()
     assert first() is None
     assert second() is not None
+
+
+async def test_loops_of_two_threads_open_their_clients_at_once():
+    """While one loop's client is opened, that of another thread's loop is, and both are kept."""
+    clients = ClientPerLoop(httpx.AsyncClient)
+    found: list[httpx.AsyncClient] = []
+
+    async def other() -> None:
+        found.extend([clients.get(), clients.get()])
+
+    class Meanwhile:
+        """A loop that takes its time to say whether it is closed."""
+
+        asked = False
+
+        def is_closed(self) -> bool:
+            if not self.asked:
+                self.asked = True
+                thread = threading.Thread(target=asyncio.run, args=(other(),))
+                thread.start()
+                thread.join(10)
+            return True
+
+    await asyncio.sleep(0)
+    clients._clients[Meanwhile()] = httpx.AsyncClient()
+    mine = clients.get()
+    assert clients.get() is mine
+    assert found[0] is found[1] is not mine
+    assert found[0] in clients._clients.values()
+    await clients.aclose()
+
+
+async def test_the_query_of_an_address_stays(ask):
+    """What stands behind a question mark of base_url goes with each request."""
+    async with replay(stream(OPENAI.text("ok"))) as server:
+        for base_url in (f"{server.base_url}?api-version=1", f"{server.base_url}/?api-version=1"):
+            provider = OpenAIProvider("m", base_url=base_url)
+            await ask(provider, "hi")
+            await provider.aclose()
+    async with replay(stream(GEMINI.text("ok"))) as other:
+        provider = GEMINI.make(f"{other.base_url}?key=x")
+        await ask(provider, "hi")
+        await provider.aclose()
+    assert server.paths == ["/v1/chat/completions?api-version=1"] * 2
+    assert other.paths == ["/v1/models/m-1:streamGenerateContent?alt=sse&key=x"]
 
 
 async def test_closing_twice_is_fine_and_use_after_it_too(pong_url, ask):

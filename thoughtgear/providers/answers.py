@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 import httpx
 
 from thoughtgear.errors import ModelRejectedError, ModelUnavailableError
+from thoughtgear.models import Usage
 from thoughtgear.protocols import ModelReply, OnText
 from thoughtgear.providers.failures import Failure, http_error, request_id, stream_error
 from thoughtgear.providers.sse import Event, EventReader, EventTooLargeError
@@ -31,12 +32,16 @@ class Builder(Protocol):
 
     `kind` is what an answer is called, `limit` the option that bounds one. `started` once something was of a
     reply, `finished` once the server said why it stopped: then the reply is whole. `over` once nothing more
-    is to come. `parts` counts what it is made of.
+    is to come. `parts` counts what it is made of. `usage` and `model` are what is known so far.
     """
 
     kind: ClassVar[str]
     limit: ClassVar[str]
 
+    @property
+    def usage(self) -> Usage: ...
+    @property
+    def model(self) -> str | None: ...
     @property
     def started(self) -> bool: ...
     @property
@@ -62,6 +67,13 @@ class Builder(Protocol):
         """Return the reply. `model` is the name that was asked for, `request_id` the one of the headers,
         which is better than one in the answer."""
         ...
+
+
+def paid_for(usage: Usage, model: str | None, asked: str, host: str | None) -> ModelReply | None:
+    """What the server had counted of a reply that is none, if it had."""
+    if not usage.total_tokens:
+        return None
+    return ModelReply(usage=usage, model=model or asked, asked=asked, host=host)
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,8 @@ class Answer:
         if failure is not None or event.name == "error":
             error = stream_error(self.where, self.response.headers, failure or Failure())
             error.begun = self.builder.started
+            if isinstance(chunk, dict):
+                self.builder.add(chunk)  # it may say what the reply had cost
             raise error
         if whole:
             await self._tell(self.builder.add_whole(chunk))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from thoughtgear.models import Usage
 from thoughtgear.protocols import ModelReply
 from thoughtgear.providers.answers import MOST_CALLS
-from thoughtgear.providers.partial_reply import Part, PartialReply
+from thoughtgear.providers.partial_reply import CUT_REASONS, Part, PartialReply
 from thoughtgear.providers.pieces import count, json_text, mapping, mappings, text_of
 
 STOP_REASONS = {
@@ -64,6 +64,9 @@ class MessageBuilder(PartialReply):
             if part.thoughts:
                 part.own["thinking"] = text_of(part.own.get("thinking")) + "".join(part.thoughts)
                 part.thoughts.clear()
+            if self.stop_reason in CUT_REASONS and part.own.get("type") == "thinking":
+                # It was cut before its signature, without which the API would not take it back.
+                part.own = part.own if part.own.get("signature") else {}
         return super().build(model, request_id)
 
     def _begin(self, message: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from thoughtgear.providers.turns import (
     calls_without_reasoning,
     encoded,
     forced,
+    has_budget,
     merged,
     read_file,
     turns,
@@ -30,6 +31,7 @@ MAX_TOKENS = 16_384
 """Of a reply, where no option says so: the API wants a number. A budget of reasoning comes on top."""
 
 _SUPPORTED = "this provider takes UTF-8 text files, PDF, and png, jpeg, gif and webp images"
+SAID = ("text", "tool_use")
 _CHOICES = {"auto": "auto", "none": "none", "required": "any"}
 
 
@@ -59,9 +61,8 @@ def _options(model: str, request: ModelRequest, spoken: Sequence[Turn]) -> dict[
     if isinstance(options.get("tool_choice"), str):
         options["tool_choice"] = _choice(forced(request, options["tool_choice"]))
     thinking = options.get("thinking")
-    budget = thinking.get("budget_tokens") if isinstance(thinking, Mapping) else None
-    if isinstance(budget, int):
-        options.setdefault("max_tokens", MAX_TOKENS + budget)
+    if isinstance(thinking, Mapping) and has_budget(thinking):
+        options.setdefault("max_tokens", MAX_TOKENS + thinking["budget_tokens"])
         if calls_without_reasoning(PROVIDER, model, spoken):
             # The API refuses to reason in the middle of a turn that began without: with another model.
             del options["thinking"]
@@ -81,7 +82,9 @@ def wire_messages(model: str, spoken: Sequence[Turn], files: Mapping[str, bytes]
         if turn.by_user:
             add_blocks(wire, "user", list(_content(turn.message, files)))
             continue
-        add_blocks(wire, "assistant", list(_said(model, turn)))
+        said = list(_said(model, turn))
+        # Reasoning that led to nothing is refused, as words that are put into the model's mouth.
+        add_blocks(wire, "assistant", said if any(block["type"] in SAID for block in said) else [])
         add_blocks(wire, "user", [_result(call) for call in turn.calls])
     return wire
 

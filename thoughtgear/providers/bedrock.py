@@ -11,9 +11,9 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, DataNotFoundError, NoRegionError
 
-from thoughtgear.errors import ConfigurationError, ModelRejectedError, ModelUnavailableError
+from thoughtgear.errors import ConfigurationError, ModelError, ModelRejectedError, ModelUnavailableError
 from thoughtgear.protocols import ModelReply, ModelRequest, OnText
-from thoughtgear.providers.answers import MOST_CALLS
+from thoughtgear.providers.answers import MOST_CALLS, paid_for
 from thoughtgear.providers.bedrock_failures import translated
 from thoughtgear.providers.bedrock_reply import ConverseBuilder
 from thoughtgear.providers.bedrock_request import converse_arguments
@@ -97,16 +97,24 @@ class BedrockProvider:
         """Ask once. Raises `ModelUnavailableError` or `ModelRejectedError`; see `ModelProvider`."""
         request = replace(request, options={**self._options, **request.options})
         arguments = converse_arguments(self.model, request, cache=self._cache)
-        builder = ConverseBuilder()
-        async with EventsFromThread(self._client, arguments) as events:
-            try:
-                await self._collect(events, builder, on_text)
-            except ReadError as exc:
-                error = translated(events.where, exc.cause, begun=builder.started, answered=exc.answered)
-                if not builder.finished:
-                    raise error or exc.cause from exc.cause
-        self._check_end(events, builder)
-        return builder.build(self.model, request_id(events.headers))
+        builder, events = ConverseBuilder(), EventsFromThread(self._client, arguments)
+        try:
+            async with events:
+                await self._read(events, builder, on_text)
+            self._check_end(events, builder)
+        except ModelError as exc:
+            exc.paid = paid_for(builder.usage, builder.model, self.model, events.host)
+            raise
+        made = builder.build(self.model, request_id(events.headers))
+        return replace(made, asked=self.model, host=events.host)
+
+    async def _read(self, events: EventsFromThread, builder: ConverseBuilder, on_text: OnText) -> None:
+        try:
+            await self._collect(events, builder, on_text)
+        except ReadError as exc:
+            error = translated(events.where, exc.cause, begun=builder.started, answered=exc.answered)
+            if not builder.finished:
+                raise error or exc.cause from exc.cause
 
     async def _collect(self, events: EventsFromThread, builder: ConverseBuilder, on_text: OnText) -> None:
         size = 0

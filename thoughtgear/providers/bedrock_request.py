@@ -21,6 +21,7 @@ from thoughtgear.providers.turns import (
     add_blocks,
     calls_without_reasoning,
     forced,
+    has_budget,
     read_file,
     turns,
 )
@@ -112,8 +113,8 @@ def _options(model: str, request: ModelRequest, spoken: Sequence[Turn]) -> dict[
     inference = dict(options.pop("inferenceConfig", {}))
     inference |= {name: options.pop(name) for name in [*options] if name in INFERENCE}
     fields = {**options.pop("additionalModelRequestFields", {}), **options}
-    if calls_without_reasoning(PROVIDER, model, spoken):
-        fields.pop("thinking", None)
+    if has_budget(fields.get("thinking")) and calls_without_reasoning(PROVIDER, model, spoken):
+        del fields["thinking"]
     named = {"inferenceConfig": inference, "additionalModelRequestFields": fields}
     return {**arguments, **{name: value for name, value in named.items() if value}}
 
@@ -126,7 +127,9 @@ def wire_messages(model: str, spoken: Sequence[Turn], files: Mapping[str, bytes]
         if turn.by_user:
             add_blocks(wire, "user", list(_content(turn.message, files, numbers)))
             continue
-        add_blocks(wire, "assistant", list(_said(model, turn)))
+        said = list(_said(model, turn))
+        # Reasoning that led to nothing is refused, as words that are put into the model's mouth.
+        add_blocks(wire, "assistant", said if any("reasoningContent" not in block for block in said) else [])
         add_blocks(wire, "user", [_result(call) for call in turn.calls])
     return wire
 
@@ -139,7 +142,8 @@ def _said(model: str, turn: Turn) -> Iterator[Block]:
             yield {"text": text}
         elif "redactedContent" in own:
             yield {"reasoningContent": {"redactedContent": base64.b64decode(own["redactedContent"])}}
-        elif own:
+        elif own.get("reasoningText", {}).get("signature"):
+            # Without one it is not to be sent: models that sign nothing refuse to get it back.
             yield {"reasoningContent": own}
 
 

@@ -34,6 +34,7 @@ class EventsFromThread:
     def __init__(self, client: Callable[[], Any], arguments: Mapping[str, Any]) -> None:
         self._make, self._arguments = client, arguments
         self.where = "bedrock"
+        self.host: str | None = None
         self.headers: Mapping[str, str] = {}
         self._queue: asyncio.Queue[Any] = asyncio.Queue()
         self._room = threading.Semaphore(AHEAD)
@@ -72,7 +73,8 @@ class EventsFromThread:
         """Runs in the thread."""
         try:
             client = self._make()
-            self.where = f"bedrock at {urlsplit(client.meta.endpoint_url).hostname}"
+            self.host = urlsplit(client.meta.endpoint_url).hostname
+            self.where = f"bedrock at {self.host}"
             response = client.converse_stream(**self._arguments)
             self.headers = response["ResponseMetadata"].get("HTTPHeaders", {})
             with contextlib.closing(response["stream"]) as stream:

@@ -30,6 +30,18 @@ class _Place:
         self.out_until = time.monotonic() + min(seconds, OUT_SECONDS_MOST)
 
 
+@dataclass
+class Told:
+    """Passes the text of a reply on, and knows whether there was any."""
+
+    on_text: OnText
+    anything: bool = False
+
+    async def __call__(self, piece: str) -> None:
+        self.anything = True
+        await self.on_text(piece)
+
+
 class FallbackModel:
     """Asks the first model that is not out; each in turn, one request each.
 
@@ -50,11 +62,12 @@ class FallbackModel:
         """Ask until one answers. Raises `ModelRejectedError`, and `ModelUnavailableError` when all are out:
         it can be tried again when the first of them is back."""
         passed: list[str] = []
+        said = Told(on_text)
         for place in self._due(passed):
             try:
-                reply = await place.model.reply(self._for(place, request), on_text)
+                reply = await place.model.reply(self._for(place, request), said)
             except (ModelUnavailableError, ModelRejectedError) as exc:
-                self._pass_over(place, exc, passed)
+                self._pass_over(place, exc, passed, said=said.anything)
             else:
                 place.out_until = 0.0
                 return replace(reply, model=reply.model or place.model.model, passed_over=passed)
@@ -78,14 +91,21 @@ class FallbackModel:
         choice: Any = request.options.get("tool_choice")
         return replace(request, options={"tool_choice": choice} if isinstance(choice, str) else {})
 
-    def _pass_over(self, place: _Place, exc: ModelError, passed: list[str]) -> None:
-        """Note it and return where another one may be asked, else raise the error."""
+    def _pass_over(self, place: _Place, exc: ModelError, passed: list[str], *, said: bool) -> None:
+        """Note it and return where another one may be asked, else raise the error. `said`: of this reply the
+        reader has seen something."""
         if isinstance(exc, ModelUnavailableError):
             place.out(exc)
-            if exc.begun:
+            if exc.begun or said:
+                exc.begun = True
                 raise exc
         elif place is self._places[0]:
             raise exc
+        elif said:
+            place.out(exc)
+            lost = ModelUnavailableError(str(exc), status=exc.status, request_id=exc.request_id, begun=True)
+            lost.paid = exc.paid
+            raise lost from exc
         passed.append(f"{place.model.model}: {exc}")
         log.warning("model %s is passed over: %s", place.model.model, exc)
 

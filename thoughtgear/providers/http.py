@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 import httpx
 
-from thoughtgear.errors import ConfigurationError
+from thoughtgear.errors import ConfigurationError, ModelError
 from thoughtgear.protocols import ModelReply, ModelRequest, OnText
-from thoughtgear.providers.answers import Answer, Builder
+from thoughtgear.providers.answers import Answer, Builder, paid_for
 from thoughtgear.providers.failures import network_error, request_id
 from thoughtgear.providers.loops import ClientPerLoop, tls_context
 
@@ -103,6 +103,12 @@ class HttpProvider(ABC):
     def _builder(self) -> Builder:
         """Return what puts a reply together."""
 
+    def _url(self, path: str) -> str:
+        """The address of a path below `base_url`, whose own query stays: `?api-version=…`, for example."""
+        address, _, query = str(self._base_url).partition("?")
+        url = address.rstrip("/") + path
+        return f"{url}{'&' if '?' in path else '?'}{query}" if query else url
+
     def _open_client(self) -> httpx.AsyncClient:
         # How many requests run at once is the worker's decision: the pool must not be a second queue.
         pool = httpx.Limits(max_connections=None, max_keepalive_connections=20 if self._keep_alive else 0)
@@ -112,19 +118,27 @@ class HttpProvider(ABC):
 
     async def reply(self, request: ModelRequest, on_text: OnText) -> ModelReply:
         """Ask once. Raises `ModelUnavailableError` or `ModelRejectedError`; see `ModelProvider`."""
-        path, body = self._encode(replace(request, options={**self._options, **request.options}))
-        url = str(self._base_url).rstrip("/") + path
-        where = f"{self.vendor.name} at {self._base_url.host}"
         builder = self._builder()
         try:
-            async with self._clients.get().stream("POST", url, content=body) as response:
+            number = await self._receive(request, on_text, builder)
+        except ModelError as exc:
+            exc.paid = paid_for(builder.usage, builder.model, self.model, self._base_url.host)
+            raise
+        return replace(builder.build(self.model, number), asked=self.model, host=self._base_url.host)
+
+    async def _receive(self, request: ModelRequest, on_text: OnText, builder: Builder) -> str | None:
+        """Read a whole answer into the builder; return the id of the request."""
+        path, body = self._encode(replace(request, options={**self._options, **request.options}))
+        where = f"{self.vendor.name} at {self._base_url.host}"
+        try:
+            async with self._clients.get().stream("POST", self._url(path), content=body) as response:
                 answer = Answer(where, response, builder, on_text, self._max_reply_bytes)
                 await answer.receive()
         except httpx.HTTPError as exc:
             if not builder.finished:
                 raise network_error(where, exc, begun=builder.started) from exc
         answer.check_end()
-        return builder.build(self.model, request_id(response.headers))
+        return request_id(response.headers)
 
     async def aclose(self) -> None:
         """Close the connections. The provider may be used again."""

@@ -26,12 +26,14 @@ class ClientPerLoop:
     def get(self) -> httpx.AsyncClient:
         """Return the running loop's client. Clients of closed loops are forgotten: nothing can close them."""
         loop = asyncio.get_running_loop()
-        if loop not in self._clients:
-            self._clients = {
-                known: client for known, client in self._clients.items() if not known.is_closed()
-            }
-            self._clients[loop] = self._make()
-        return self._clients[loop]
+        client = self._clients.get(loop)
+        if client is None:
+            # Loops of other threads do the same meanwhile: each entry is taken and set by itself.
+            for known in list(self._clients):
+                if known.is_closed():
+                    self._clients.pop(known, None)
+            client = self._clients[loop] = self._make()
+        return client
 
     async def aclose(self) -> None:
         """Close the running loop's client; another running loop closes its own."""

@@ -63,6 +63,12 @@ class ReplyBuilder(Progress):
         return len(self.calls)
 
     @property
+    def broken(self) -> bool:
+        """Also where a gateway says that the model behind it failed, or wrote a call that is none."""
+        reason = (self.stop_reason or "").lower()
+        return super().broken or reason == "error" or (self.empty and "malformed" in reason)
+
+    @property
     def empty(self) -> bool:
         """Whether the reply says nothing at all."""
         return not self.calls and not any(self.text)

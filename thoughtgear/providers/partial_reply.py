@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from thoughtgear.errors import ModelRejectedError, ModelUnavailableError
 from thoughtgear.models import Native, ReplyPart, Usage
 from thoughtgear.protocols import ModelReply, RequestedCall
+from thoughtgear.providers.failures import identifier
 from thoughtgear.providers.pieces import JsonObject
 
 CUT_REASONS = frozenset(("length", "content_filter"))
@@ -52,7 +53,8 @@ class Progress:
             text = f"{where}: the reply reached its limit of tokens before it said anything; allow more"
             raise ModelRejectedError(text, request_id=request_id)
         if self.broken:
-            text = f"{where}: the reply announces a call and holds none"
+            word = identifier(self.stop_reason)
+            text = f"{where}: the model's reply is broken" + (f" ({word})" if word else "")
             raise ModelUnavailableError(text, request_id=request_id, begun=True)
 
 

@@ -14,6 +14,8 @@ from thoughtgear.providers.pieces import count, mapping, mappings, text_of
 KEPT = ("type", "id", "summary", "encrypted_content")
 """What is sent of reasoning; the rest of an item is for reading."""
 
+PHASES = ("commentary", "final_answer")
+
 
 @dataclass
 class ResponseBuilder(PartialReply):
@@ -45,6 +47,8 @@ class ResponseBuilder(PartialReply):
                     part.arguments.add(text_of(event.get("delta")))
             case "response.completed" | "response.incomplete":
                 self._end(mapping(event.get("response")))
+            case "response.failed":
+                self._count(mapping(event.get("response")))
         return ""
 
     def add_whole(self, answer: Any) -> str:
@@ -62,6 +66,10 @@ class ResponseBuilder(PartialReply):
         self.model = text_of(response.get("model")) or self.model
         self.answer_id = text_of(response.get("id")) or self.answer_id
 
+    def _count(self, response: Mapping[str, Any]) -> None:
+        self._about(response)
+        self.usage = read_usage(mapping(response.get("usage")))
+
     def _open(self, index: Any, item: Mapping[str, Any]) -> Part:
         place = _index(index)
         if place not in self._items:
@@ -78,7 +86,11 @@ class ResponseBuilder(PartialReply):
             part.own = {name: item[name] for name in KEPT if name in item}
         elif part.name is not None and not part.arguments:
             part.arguments.add(text_of(item.get("arguments")))
-        elif item.get("type") == "message" and not part.texts:
+        elif item.get("type") == "message":
+            # Whether it was said on the way or is the answer, where the model tells them apart.
+            part.own = {"phase": item["phase"]} if item.get("phase") in PHASES else {}
+            if part.texts:
+                return ""
             contents = [*mappings(item.get("content"))]
             said = [text_of(each.get("text")) + text_of(each.get("refusal")) for each in contents]
             return self._spoken(index, "".join(said))
@@ -92,8 +104,7 @@ class ResponseBuilder(PartialReply):
         return text
 
     def _end(self, response: Mapping[str, Any]) -> None:
-        self._about(response)
-        self.usage = read_usage(mapping(response.get("usage")))
+        self._count(response)
         called = any(part.name is not None for part in self.content)
         reasons = {"max_output_tokens": "length", "content_filter": "content_filter"}
         reason = text_of(mapping(response.get("incomplete_details")).get("reason"))

@@ -80,14 +80,19 @@ def wire_input(model: str, request: ModelRequest) -> list[Item]:
 
 
 def _said(model: str, turn: Turn) -> Iterator[Item]:
+    reasoned: list[Item] = []
     for text, call, own in turn.pieces(PROVIDER, model):
+        if call is None and not text:
+            reasoned += [own] if own.get("type") == "reasoning" else []
+            continue
+        # The API refuses reasoning behind which nothing stands that came of it: such is left out.
+        yield from reasoned
+        reasoned.clear()
         if call is not None:
             function = {"name": call.name, "arguments": wire_arguments(call.call.arguments)}
             yield {"type": "function_call", "call_id": call.id, **function}
-        elif text:
-            yield {"role": "assistant", "content": text}
-        elif own:
-            yield own
+        else:
+            yield {"role": "assistant", "content": text, **own}
 
 
 def _output(call_id: str, content: str) -> Item:

@@ -164,6 +164,11 @@ def wire_arguments(arguments: dict[str, Any] | str) -> str:
     return json.dumps(wire_object(arguments), ensure_ascii=False)
 
 
+def has_budget(thinking: Any) -> bool:
+    """Whether Claude's option `thinking` is the kind with a budget of tokens."""
+    return isinstance(thinking, Mapping) and isinstance(thinking.get("budget_tokens"), int)
+
+
 def calls_without_reasoning(provider: str, model: str, spoken: Sequence[Turn]) -> bool:
     """Whether the turn that goes on has a call by which no reasoning of this model stands: Claude can't begin
     to reason there."""
@@ -189,11 +194,17 @@ def forced(request: ModelRequest, choice: Any) -> str | None:
 
 def _called_since_prompt(messages: Sequence[Message]) -> bool:
     for message in reversed(messages):
-        if message.role == "user":
+        if message.role == "user" and not _sent_back(message):
             return False
         if message.tool_calls:
             return True
     return False
+
+
+def _sent_back(message: Message) -> bool:
+    """Whether the message is what a final answer was sent back with: it is nobody's prompt. What people say
+    to a run that goes on has a request id."""
+    return message.iteration > 0 and message.request_id is None
 
 
 def merged(body: dict[str, Any], options: Mapping[str, Any], reserved: Collection[str]) -> dict[str, Any]:
