@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from thoughtgear.errors import ModelRejectedError
 from thoughtgear.models import Attachment, Message, ToolCall, ToolResult
 from thoughtgear.protocols import ModelRequest, ToolSpec
+from thoughtgear.providers.openai import OpenAIProvider
 from thoughtgear.providers.openai_request import encode_request
 
 OFFICIAL = TypeAdapter(CompletionCreateParamsStreaming)
@@ -137,6 +138,22 @@ def test_files_are_sent_with_the_prompt():
     assert parts[0]["text"] == '<file name="a.txt">\nGrüße\n</file>'
     assert parts[1]["text"] == '<file name="b.json">\n{}\n</file>'
     assert parts[2]["image_url"]["url"] == "data:image/png;base64,iVBORw0KGgo="
+
+
+def test_a_pdf_goes_to_openai_itself():
+    """Its endpoint takes PDF as a file, as the official types validate it; of others nobody knows, and the
+    error says where it goes."""
+    request = ModelRequest(
+        "", [user("Look.", attached("d.pdf", "application/pdf"))], files={"d.pdf": b"%PDF-1.7"}
+    )
+    official = OpenAIProvider("m", api_key="k", base_url="https://api.openai.com/v1", api="chat")
+    path, content = official._encode(request)
+    body = json.loads(content)
+    assert (path, listed(OFFICIAL.validate_python(body))) == ("/chat/completions", body)
+    file = {"filename": "d.pdf", "file_data": "data:application/pdf;base64,JVBERi0xLjc="}
+    assert body["messages"][0]["content"][1] == {"type": "file", "file": file}
+    with pytest.raises(ModelRejectedError, match=r"PDF goes to OpenAI's own address, or by api="):
+        OpenAIProvider("m", base_url="http://127.0.0.1:1/v1")._encode(request)
 
 
 @pytest.mark.parametrize(

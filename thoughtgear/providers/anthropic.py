@@ -31,13 +31,21 @@ class AnthropicProvider(HttpProvider):
         host=".anthropic.com",
     )
 
-    def __init__(self, name: str = "", *, prompt_cache: str | None = "5m", **settings: Any) -> None:
+    def __init__(
+        self,
+        name: str = "",
+        *,
+        prompt_cache: str | None = "5m",
+        json_schema: bool | None = None,
+        **settings: Any,
+    ) -> None:
         """`prompt_cache` is how long the prompt cache keeps what was sent: "5m", "1h", or None for no marks.
-        The other settings are those of `HttpProvider`. Raises `ConfigurationError`."""
+        `json_schema` holds answers to the schema of an output type (None: of models that are known to be
+        held to one). The other settings are those of `HttpProvider`. Raises `ConfigurationError`."""
         super().__init__(name, **settings)
         if prompt_cache is not None and prompt_cache not in TTLS:
             raise ConfigurationError('prompt_cache is "5m", "1h" or None.')
-        self._cache = prompt_cache
+        self._cache, self._json_schema = prompt_cache, json_schema
 
     def _auth(self, key: str) -> dict[str, str]:
         return {"X-Api-Key": key}
@@ -47,7 +55,7 @@ class AnthropicProvider(HttpProvider):
 
     def _encode(self, request: ModelRequest) -> tuple[str, bytes]:
         below = "/messages" if self._base_url.path.rstrip("/").endswith("/v1") else "/v1/messages"
-        return below, encode_request(self.model, request, cache=self._cache)
+        return below, encode_request(self.model, request, cache=self._cache, json_schema=self._json_schema)
 
     def _builder(self) -> MessageBuilder:
         return MessageBuilder()

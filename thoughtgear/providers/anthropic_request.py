@@ -7,6 +7,7 @@ from typing import Any
 
 from thoughtgear.models import Attachment, Message
 from thoughtgear.protocols import ModelRequest, ToolSpec
+from thoughtgear.providers.held_schema import held_schema
 from thoughtgear.providers.turns import (
     IMAGES,
     PDF,
@@ -35,8 +36,12 @@ SAID = ("text", "tool_use")
 _CHOICES = {"auto": "auto", "none": "none", "required": "any"}
 
 
-def encode_request(model: str, request: ModelRequest, *, cache: str | None = "5m") -> bytes:
+def encode_request(
+    model: str, request: ModelRequest, *, cache: str | None = "5m", json_schema: bool | None = None
+) -> bytes:
     """Return the body. Raises `ModelRejectedError` for what can't be sent."""
+    schema = held_schema(model, request, json_schema)
+    context = request.instructed_context if schema is None else request.context
     spoken = list(turns(request.messages))
     body: dict[str, Any] = {
         "model": model,
@@ -44,12 +49,17 @@ def encode_request(model: str, request: ModelRequest, *, cache: str | None = "5m
         "messages": wire_messages(model, spoken, request.files),
         "stream": True,
     }
-    if request.instructed_context.strip():
-        body["system"] = [{"type": "text", "text": request.instructed_context}]
+    if context.strip():
+        body["system"] = [{"type": "text", "text": context}]
     if request.tools:
         body["tools"] = [_tool(spec) for spec in request.tools]
     _mark(body, cache)
-    return encoded(merged(body, _options(model, request, spoken), RESERVED))
+    options = _options(model, request, spoken)
+    if schema is not None:
+        given = options.get("output_config")
+        own = given if isinstance(given, Mapping) else {}
+        options["output_config"] = {"format": {"type": "json_schema", "schema": schema}, **own}
+    return encoded(merged(body, options, RESERVED))
 
 
 def _tool(spec: ToolSpec) -> Block:

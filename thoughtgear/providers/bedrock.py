@@ -45,10 +45,11 @@ class BedrockProvider:
         read_timeout: float = 120.0,
         max_reply_bytes: int = 32 * 1024 * 1024,
         prompt_cache: bool | None = None,
+        json_schema: bool | None = None,
     ) -> None:
         """`name` is the id of a model or of an inference profile. `options` go with each request; times are
-        in seconds. `prompt_cache` sets cache points (None: where the model is known to take them). Raises
-        `ConfigurationError`."""
+        in seconds. `prompt_cache` sets cache points, `json_schema` holds answers to the schema of an output
+        type (None: of models that are known to take them). Raises `ConfigurationError`."""
         if not name:
             raise ConfigurationError(
                 'No model name; use for example "bedrock:us.anthropic.claude-sonnet-4-5-20250929-v1:0".'
@@ -57,7 +58,7 @@ class BedrockProvider:
         texts = (name, region, profile, base_url, *keys)
         check_settings(texts, (connect_timeout, read_timeout, max_reply_bytes), {}, options or {})
         self.model = name
-        self._options, self._cache = dict(options or {}), prompt_cache
+        self._options, self._cache, self._json_schema = dict(options or {}), prompt_cache, json_schema
         self._max_reply_bytes = max_reply_bytes
         self._session = {"region_name": region, "profile_name": profile, **_keys(*keys)}
         self._endpoint = base_url
@@ -96,7 +97,7 @@ class BedrockProvider:
     async def reply(self, request: ModelRequest, on_text: OnText) -> ModelReply:
         """Ask once. Raises `ModelUnavailableError` or `ModelRejectedError`; see `ModelProvider`."""
         request = replace(request, options={**self._options, **request.options})
-        arguments = converse_arguments(self.model, request, cache=self._cache)
+        arguments = converse_arguments(self.model, request, cache=self._cache, json_schema=self._json_schema)
         builder, events = ConverseBuilder(), EventsFromThread(self._client, arguments)
         try:
             async with events:

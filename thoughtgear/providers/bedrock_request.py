@@ -12,6 +12,7 @@ from typing import Any
 from thoughtgear.errors import ModelRejectedError
 from thoughtgear.models import Attachment, Message
 from thoughtgear.protocols import ModelRequest, ToolSpec
+from thoughtgear.providers.held_schema import held_schema
 from thoughtgear.providers.turns import (
     IMAGES,
     PDF,
@@ -60,18 +61,27 @@ _NOTHING = "(nothing)"
 """Converse refuses blank texts."""
 
 
-def converse_arguments(model: str, request: ModelRequest, *, cache: bool | None = None) -> dict[str, Any]:
+def converse_arguments(
+    model: str, request: ModelRequest, *, cache: bool | None = None, json_schema: bool | None = None
+) -> dict[str, Any]:
     """Return the arguments. Raises `ModelRejectedError` for what can't be sent."""
+    schema = held_schema(model, request, json_schema)
+    context = request.instructed_context if schema is None else request.context
     spoken = list(turns(request.messages))
     arguments: dict[str, Any] = {"modelId": model, "messages": wire_messages(model, spoken, request.files)}
-    if request.instructed_context.strip():
-        arguments["system"] = [{"text": request.instructed_context}]
+    if context.strip():
+        arguments["system"] = [{"text": context}]
     tools = [_tool(spec) for spec in request.tools] or _called_tools(spoken)
     if tools:
         arguments["toolConfig"] = {"tools": tools, **_choice(request)}
     if cache or (cache is None and CACHES.search(model)):
         _mark(arguments)
-    return {**arguments, **_options(model, request, spoken)}
+    options = _options(model, request, spoken)
+    if schema is not None and request.output is not None:
+        definition = {"schema": json.dumps(schema), "name": request.output.name}
+        text = {"type": "json_schema", "structure": {"jsonSchema": definition}}
+        options["outputConfig"] = {"textFormat": text, **options.get("outputConfig", {})}
+    return {**arguments, **options}
 
 
 def _tool(spec: ToolSpec) -> Block:

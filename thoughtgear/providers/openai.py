@@ -36,7 +36,7 @@ class OpenAIProvider(HttpProvider):
         if api not in (None, "responses", "chat"):
             raise ConfigurationError('The api of an OpenAI model is "responses" or "chat".')
         official = self._base_url.host.endswith(self.vendor.host)
-        self._responses = official if api is None else api == "responses"
+        self._official, self._responses = official, official if api is None else api == "responses"
 
     def _auth(self, key: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {key}"}
@@ -44,7 +44,7 @@ class OpenAIProvider(HttpProvider):
     def _encode(self, request: ModelRequest) -> tuple[str, bytes]:
         if self._responses:
             return "/responses", responses_request.encode_request(self.model, request)
-        return "/chat/completions", openai_request.encode_request(self.model, request)
+        return "/chat/completions", openai_request.encode_request(self.model, request, pdf=self._official)
 
     def _builder(self) -> Builder:
         return ResponseBuilder() if self._responses else ReplyBuilder()

@@ -9,6 +9,7 @@ from thoughtgear.models import Attachment, Message
 from thoughtgear.protocols import ModelRequest, OutputSpec, ToolSpec
 from thoughtgear.providers.turns import (
     IMAGES,
+    PDF,
     Call,
     Turn,
     encoded,
@@ -22,14 +23,17 @@ from thoughtgear.providers.turns import (
 RESERVED = ("messages", "stream", "tools", "n")
 """Fields that `options` may not set: the loop depends on them."""
 
-_SUPPORTED = "this provider takes UTF-8 text files and png, jpeg, gif and webp images"
+_SUPPORTED = (
+    "this provider takes UTF-8 text files and png, jpeg, gif and webp images; PDF goes to OpenAI's own "
+    'address, or by api="responses"'
+)
 
 
-def encode_request(model: str, request: ModelRequest) -> bytes:
-    """Return the body. Raises `ModelRejectedError` for what can't be sent."""
+def encode_request(model: str, request: ModelRequest, *, pdf: bool = False) -> bytes:
+    """Return the body; `pdf`: the server takes PDF. Raises `ModelRejectedError` for what can't be sent."""
     body: dict[str, Any] = {
         "model": model,
-        "messages": wire_messages(request),
+        "messages": wire_messages(request, pdf=pdf),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -59,16 +63,17 @@ def _tool(spec: ToolSpec) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def wire_messages(request: ModelRequest) -> list[dict[str, Any]]:
+def wire_messages(request: ModelRequest, *, pdf: bool = False) -> list[dict[str, Any]]:
     """Return the system message and the transcript."""
     wire: list[dict[str, Any]] = []
+    kinds = IMAGES | {PDF} if pdf else IMAGES
     # Small servers that hold a model to a schema let it call no tools.
     context = request.instructed_context if request.tools else request.context
     if context:
         wire.append({"role": "system", "content": context})
     for turn in turns(request.messages):
         if turn.by_user:
-            wire.append({"role": "user", "content": _content(turn.message, request.files)})
+            wire.append({"role": "user", "content": _content(turn.message, request.files, kinds)})
             continue
         wire.append(_assistant(turn))
         wire.extend({"role": "tool", "tool_call_id": c.id, "content": c.content} for c in turn.calls)
@@ -87,15 +92,20 @@ def _call(call: Call) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _content(message: Message, files: Mapping[str, bytes]) -> str | list[dict[str, Any]]:
+def _content(
+    message: Message, files: Mapping[str, bytes], kinds: frozenset[str]
+) -> str | list[dict[str, Any]]:
     if not message.attachments:
         return message.text
     parts = [{"type": "text", "text": message.text}] if message.text else []
-    return [*parts, *(_part(attachment, files) for attachment in message.attachments)]
+    return [*parts, *(_part(attachment, files, kinds) for attachment in message.attachments)]
 
 
-def _part(attachment: Attachment, files: Mapping[str, bytes]) -> dict[str, Any]:
-    file = read_file(attachment, files, IMAGES, _SUPPORTED)
+def _part(attachment: Attachment, files: Mapping[str, bytes], kinds: frozenset[str]) -> dict[str, Any]:
+    file = read_file(attachment, files, kinds, _SUPPORTED)
     if file.text is not None:
         return {"type": "text", "text": file.text}
-    return {"type": "image_url", "image_url": {"url": f"data:{file.kind};base64,{file.base64}"}}
+    url = f"data:{file.kind};base64,{file.base64}"
+    if file.kind == PDF:
+        return {"type": "file", "file": {"filename": file.name or "document.pdf", "file_data": url}}
+    return {"type": "image_url", "image_url": {"url": url}}
