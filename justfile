@@ -41,6 +41,10 @@ bench *arguments:
 bench-stores *arguments:
     {{dev}} python benchmarks/stores.py {{arguments}}
 
+# What it costs to read a reply while it is made, by each way; see benchmarks/README.md: just bench-streaming
+bench-streaming *arguments:
+    {{dev}} python benchmarks/streaming.py {{arguments}}
+
 # Put the code into its usual form
 format:
     {{dev}} ruff check --fix

@@ -116,22 +116,42 @@ def contender(name: str, folder: Path) -> Iterator[Contender]:
 @contextmanager
 def served(name: str, folder: Path) -> Iterator[Contender]:
     """Start a server, and a proxy before it that counts."""
-    kinds = {"postgresql": PostgresServer, "mongodb": MongoServer, "s3": S3Server}
+    with running(name, folder) as server, door(name, server, folder) as found:
+        yield found
+
+
+StoreServer = PostgresServer | MongoServer | S3Server
+
+
+@contextmanager
+def running(name: str, folder: Path) -> Iterator[StoreServer]:
+    """Start a server, and end it."""
+    kinds: dict[str, type[StoreServer]] = {
+        "postgresql": PostgresServer,
+        "mongodb": MongoServer,
+        "s3": S3Server,
+    }
     server = kinds[name](folder)
     server.start()
-    port = int(server.endpoint.rpartition(":")[2]) if isinstance(server, S3Server) else server.port
     try:
-        with WireMeter(port) as meter:
-            if isinstance(server, S3Server):
-                url = server.url(folder, endpoint=f"http://127.0.0.1:{meter.port}")
-            elif isinstance(server, MongoServer):
-                # Without the driver's own heartbeats in between.
-                url = server.url(folder, meter.port, heartbeatFrequencyMS=600_000)
-            else:
-                url = server.url(folder, meter.port)
-            yield Contender(name, url, meter)
+        yield server
     finally:
         server.kill()
+
+
+@contextmanager
+def door(name: str, server: StoreServer, folder: Path) -> Iterator[Contender]:
+    """A proxy before a server, which counts what goes through it."""
+    port = int(server.endpoint.rpartition(":")[2]) if isinstance(server, S3Server) else server.port
+    with WireMeter(port) as meter:
+        if isinstance(server, S3Server):
+            url = server.url(folder, endpoint=f"http://127.0.0.1:{meter.port}")
+        elif isinstance(server, MongoServer):
+            # Without the driver's own heartbeats in between.
+            url = server.url(folder, meter.port, heartbeatFrequencyMS=600_000)
+        else:
+            url = server.url(folder, meter.port)
+        yield Contender(name, url, meter)
 
 
 async def measured(meter: Meter, times: int, act: Callable[[], Awaitable[object]]) -> Cost:

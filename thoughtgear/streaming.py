@@ -72,7 +72,9 @@ class Reader:
     def __init__(self, store: OrmAdapter, run_id: str, after: Cursor, *, text: bool = True) -> None:
         self._store, self._run_id, self._wants_text = store, run_id, text
         self._told = _Told(run_id, after)
-        self._growing = self._more = False
+        self._more = False
+        self._quiet = FIRST_PAUSE  # between two looks at the state
+        self._look_at = 0.0
         self.state: RunState | None = None
         self.over = False
         self.pause = FIRST_PAUSE
@@ -84,21 +86,31 @@ class Reader:
 
     async def look(self) -> list[StreamEvent]:
         """Return what is new. Raises as `stream`; after a `StoreUnavailableError` it may be asked again."""
-        grew, self._growing = self._growing, False
-        # As long as the text grows the state has no news: one request instead of two.
-        events = await self._grown() if grew else []
-        if not events:
+        events = await self._grown() if self._awaits_text else []
+        if events:  # as long as the text grows the state has no news
+            self._quiet, self._look_at = FIRST_PAUSE, time.monotonic()
+            self.pause = self._text_pause
+            return events
+        if time.monotonic() >= self._look_at:
             events = await self._saved()
-        if not events and not grew:
-            events = await self._grown()
-        if not self._growing:
-            self.pause = self._next_pause(bool(events))
+            self._quiet = FIRST_PAUSE if events else min(self._quiet * 1.5, MOST_PAUSE)
+            self._look_at = time.monotonic() + self._quiet * (not self._more)
+        left = max(0.0, self._look_at - time.monotonic())
+        self.pause = min(left, self._text_pause) if self._awaits_text else left
         return events
 
-    def _next_pause(self, news: bool) -> float:
-        if self._more:
-            return 0.0
-        return FIRST_PAUSE if news else min(self.pause * 1.5, MOST_PAUSE)
+    @property
+    def _awaits_text(self) -> bool:
+        """Whether a reply may be under way, which is told here while it is being made."""
+        state = self.state
+        if state is None or self._more or not (self._wants_text and state.stream):
+            return False
+        return not state.ledger and state.status in ("pending", "running")
+
+    @property
+    def _text_pause(self) -> float:
+        said = self._told.cursor.said
+        return live.pause_after(said.letters if said else 0)
 
     async def _saved(self) -> list[StreamEvent]:
         state = await self._load()
@@ -134,18 +146,10 @@ class Reader:
 
     async def _grown(self) -> list[StreamEvent]:
         """The next piece of the reply that is being made."""
-        state = self.state
-        if state is None or self._more or not (self._wants_text and state.stream):
-            return []
-        if state.ledger or state.status not in ("pending", "running"):
-            return []
         growing = await live.read(self._store, self._run_id)
-        if growing is None or growing.iteration != state.iteration + 1:
+        if self.state is None or growing is None or growing.iteration != self.state.iteration + 1:
             return []
-        events = self._told.growing(growing)
-        self._growing = bool(events)
-        self.pause = live.pause_after(len(growing.text)) if events else self.pause
-        return events
+        return self._told.growing(growing)
 
 
 class _Told:

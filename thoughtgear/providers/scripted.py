@@ -54,11 +54,13 @@ class ScriptedProvider:
         per_run: bool = False,
         delay: float = 0.0,
         chunk: int | None = None,
+        pace: float = 0.0,
         ledger: str | os.PathLike[str] | None = None,
     ) -> None:
         """`replies` is the script: lines, functions, or one function for all of it. `delay` is the seconds
-        before a reply, `chunk` the letters per streamed piece (None: one piece). `ledger` is a file that
-        gets a line of JSON (time, pid, n) for each reply, when it begins. Raises `ConfigurationError`."""
+        before a reply, `chunk` the letters per streamed piece (None: one piece), `pace` the seconds before
+        each further one. `ledger` is a file that gets a line of JSON (time, pid, n) for each reply, when it
+        begins. Raises `ConfigurationError`."""
         if replies is None and name != "echo":
             raise ConfigurationError(
                 "The scripted model has no script: pass replies=[…] or use scripted:echo."
@@ -67,7 +69,7 @@ class ScriptedProvider:
         self._cue = echo if replies is None else replies if callable(replies) else None
         script = [] if replies is None or callable(replies) else replies
         self._script = [line if callable(line) else read_line(line) for line in script]
-        self._per_run, self._delay, self._chunk = per_run, delay, chunk
+        self._per_run, self._delay, self._chunk, self._pace = per_run, delay, chunk, pace
         self._ledger = None if ledger is None else Path(ledger)
 
     def __repr__(self) -> str:
@@ -80,6 +82,8 @@ class ScriptedProvider:
         await asyncio.sleep(self._delay)
         self._note(number)
         for start in range(0, len(reply.text), self._chunk or len(reply.text) or 1):
+            if start and self._pace:
+                await asyncio.sleep(self._pace)
             await on_text(reply.text[start : start + (self._chunk or len(reply.text))])
         return self._finish(reply, request, number)
 
