@@ -14,6 +14,8 @@
     ├── RunCancelledError             the run ended as cancelled
     ├── WaitTimeoutError              also a TimeoutError: the run goes on
     ├── ExecutorUnavailableError      retryable: the run is durable, and nothing was told to drive it
+    ├── ScheduleExistsError           a schedule of this name is there already
+    ├── ScheduleNotFoundError         also a LookupError
     ├── RunBusyError                  retryable: another attempt holds the run
     ├── OutcomeUnknownError           raised by a tool that can't tell whether it took effect
     ├── SupersededError               a newer attempt holds the run; the store is untouched
@@ -113,6 +115,14 @@ class ExecutorUnavailableError(ThoughtgearError):
     def __init__(self, message: str | None = None, *, run_id: str | None = None) -> None:
         super().__init__(message)
         self.run_id = run_id
+
+
+class ScheduleExistsError(ThoughtgearError):
+    """There is a schedule of this name already."""
+
+
+class ScheduleNotFoundError(ThoughtgearError, LookupError):
+    """There is no schedule of this name."""
 
 
 class RunBusyError(ThoughtgearError):

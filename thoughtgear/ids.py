@@ -42,6 +42,13 @@ def run_id_for(handler: str, user_id: str | None, request_id: str) -> str:
     return sha256(parts).hexdigest()[:40]
 
 
+def request_id_of(namespace: str, workflow_id: str, execution: str) -> str:
+    """Return the request id of a prompt that came by value: it follows from the workflow, so that a retry
+    and a reset of that find the same run."""
+    name = "\n".join((namespace, workflow_id, execution))
+    return f"temporal-{sha256(name.encode()).hexdigest()[:32]}"
+
+
 def check_label(text: str, what: str, limit: int = 200) -> str:
     """Return the label (a session, user or request id, a handler's name): any text of 1 to `limit`
     characters and at most 512 bytes, without control characters or line breaks. Raises

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from thoughtgear.activities.reports import of_result, standing
 from thoughtgear.activities.roster import Roster
 from thoughtgear.errors import ModelUnavailableError, SupersededError
 from thoughtgear.handler import PromptHandler
+from thoughtgear.ids import request_id_of
 from thoughtgear.loop import retry_delay
 from thoughtgear.models import OVER, Driver, RunError, RunState
 from thoughtgear.payloads import (
@@ -118,13 +118,12 @@ class RunActivities:
 async def _create(handler: PromptHandler, given: StartInput) -> RunState:
     """Create the run, or find it: its id follows from the workflow's."""
     info = activity.info()
-    name = "\n".join((info.namespace, info.workflow_id or "", given.execution))
     return await handler.create_run(
         given.prompt,
         session_id=given.session_id,
         user_id=given.user_id,
         metadata=given.metadata,
-        request_id=f"temporal-{hashlib.sha256(name.encode()).hexdigest()[:32]}",
+        request_id=request_id_of(info.namespace, info.workflow_id or "", given.execution),
         driver=Driver(executor="temporal", workflow_id=info.workflow_id),
     )
 
