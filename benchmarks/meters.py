@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol
 
 from thoughtgear.adapters.files import FilesAdapter
 from thoughtgear.adapters.sql import SqlAdapter
-from thoughtgear.adapters.sql_schema import DRIVER
+from thoughtgear.adapters.sql_statement import DRIVER
 from thoughtgear.protocols import OrmAdapter
 
 

@@ -27,6 +27,10 @@ SCHEMAS = Path(__file__).parent / "schemas"
 SCHEMA = "recorded"
 """The PostgreSQL schema that the recorded tables are in."""
 
+_TABLES = "run_states|run_metadata|messages|cache|memory|files|schema_version"
+_COLUMNS = "status|handler|session_id|user_id|created_at|deleted_until|pair|pkey|pkc"
+_NAME = re.compile(rf"\b(ix_)?({_TABLES})(?=(?:_(?:{_COLUMNS}))?\b)")
+
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 FAR = 4_102_444_800  # 2100: the tombstone stands whenever this is read
 MESSAGES = 40
@@ -132,16 +136,27 @@ def _write(version: int, database: str, text: str) -> None:
     (SCHEMAS / f"v{version}.{database}.sql").write_text(f"{text}\n")
 
 
-def load_sqlite(version: int, path: Path) -> None:
+def load_sqlite(version: int, path: Path, prefix: str = "") -> None:
     """Make the database of that version."""
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript((SCHEMAS / f"v{version}.sqlite.sql").read_text())
+        connection.executescript(_recorded(version, "sqlite", prefix))
 
 
-def load_postgresql(version: int, server: PostgresServer, schema: str) -> None:
+def load_postgresql(version: int, server: PostgresServer, schema: str, prefix: str = "") -> None:
     """Make the tables of that version in a new schema."""
-    text = (SCHEMAS / f"v{version}.postgresql.sql").read_text()
-    server.run("psql", "-v", "ON_ERROR_STOP=1", "-q", given=re.sub(rf"\b{SCHEMA}\b", schema, text))
+    text = re.sub(rf"\b{SCHEMA}\b", schema, _recorded(version, "postgresql", prefix))
+    server.run("psql", "-v", "ON_ERROR_STOP=1", "-q", given=text)
+
+
+def _recorded(version: int, database: str, prefix: str) -> str:
+    """The recorded statements, with the prefix before the names of tables, keys and indexes. A line of rows
+    names a table at its beginning, if at all."""
+    lines = (SCHEMAS / f"v{version}.{database}.sql").read_text().splitlines()
+    given = rf"\g<1>{prefix}\g<2>"
+    return "\n".join(
+        line if line.startswith("\t(") else _NAME.sub(given, line, count=int(line.startswith("INSERT")))
+        for line in lines
+    )
 
 
 def versions() -> list[int]:

@@ -34,9 +34,9 @@ class SqliteDatabases:
     def url(self, name: str) -> str:
         return f"sqlite:///{self._folder}/{name}.db"
 
-    async def make(self, version: int, name: str) -> str:
+    async def make(self, version: int, name: str, prefix: str = "") -> str:
         """Make the recorded database of that version and return its URL."""
-        load_sqlite(version, self._folder / f"{name}.db")
+        load_sqlite(version, self._folder / f"{name}.db", prefix)
         return self.url(name)
 
     async def run(self, name: str, statement: str) -> list[Any]:
@@ -73,9 +73,9 @@ class PostgresDatabases:
     def url(self, name: str) -> str:
         return str(self._server.url(self._folder / name))
 
-    async def make(self, version: int, name: str) -> str:
+    async def make(self, version: int, name: str, prefix: str = "") -> str:
         """Make the recorded tables of that version and return the URL of the store."""
-        load_postgresql(version, self._server, self._schema(name))
+        load_postgresql(version, self._server, self._schema(name), prefix)
         return self.url(name)
 
     async def run(self, name: str, statement: str) -> list[Any]:
@@ -188,9 +188,9 @@ async def test_an_upgrade_that_fails_changes_nothing(
     store = opened(await databases.make(1, "old"))
     before = await databases.shape("old")
 
-    def migrate_and_fail(connection: Any) -> None:
-        migrate(connection)
-        assert sql_version.version_of(connection) == SCHEMA_VERSION
+    def migrate_and_fail(tables: Any, connection: Any) -> None:
+        migrate(tables, connection)
+        assert sql_version.version_of(tables, connection) == SCHEMA_VERSION
         raise OSError
 
     migrate = sql_version._migrate
@@ -263,6 +263,40 @@ async def test_an_upgraded_database_is_like_a_new_one(
     assert len(str(shape)) > 1000
     assert await databases.shape("old") == shape
     assert await databases.shape("made") == shape
+
+
+@pytest.mark.parametrize("version", [1])
+async def test_tables_with_a_prefix_are_upgraded(
+    databases: Databases, opened: Callable[[str], Any], version: int
+) -> None:
+    """An upgrade changes the tables of its prefix and no others: those are as new ones then, keep all that
+    they hold, and the ones without a prefix beside them are still the older ones."""
+    prefix = "team_a_"
+    url = limited(await databases.make(version, "old", prefix), f"table_prefix={prefix}")
+    with pytest.raises(SchemaVersionError, match="run `thoughtgear db upgrade`"):
+        await opened(url).list_runs()
+    if isinstance(databases, SqliteDatabases):
+        await databases.make(version, "old")
+    store = opened(url)
+    assert await store.upgrade() == SchemaUpgrade(version, SCHEMA_VERSION)
+    await assert_kept(store)
+    await append(store, await store.load_run("next"), "and on")
+    if isinstance(databases, SqliteDatabases):
+        plain = opened(databases.url("old"))
+        with pytest.raises(SchemaVersionError, match=f"schema version {version}"):
+            await plain.list_runs()
+        assert await plain.upgrade() == SchemaUpgrade(version, SCHEMA_VERSION)
+        await assert_kept(plain)
+        await assert_kept_but_one(store)
+        return
+    await append(opened(limited(databases.url("new"), f"table_prefix={prefix}")), new_run(), "a")
+    assert await databases.shape("old") == await databases.shape("new")
+
+
+async def assert_kept_but_one(store: Any) -> None:
+    """Check that the other upgrade left this store alone: it has what it had, and what it got since."""
+    assert (await store.load_run("next")).version == 2
+    assert len((await store.list_runs(limit=1000)).runs) == len(states())
 
 
 async def test_a_newer_database_is_refused(databases: Databases, opened: Callable[[str], Any]) -> None:

@@ -23,9 +23,9 @@ from server_process import running_again
 from sqlalchemy import Connection
 
 from thoughtgear.adapters import postgres as postgres_module
-from thoughtgear.adapters import sql_schema as schema
 from thoughtgear.adapters.postgres import PostgresAdapter
 from thoughtgear.adapters.postgres_settings import PostgresSettings
+from thoughtgear.adapters.sql_schema import tables_of
 from thoughtgear.adapters.sql_version import SCHEMA_VERSION
 from thoughtgear.errors import (
     ConfigurationError,
@@ -435,7 +435,7 @@ async def test_a_creator_spares_the_run_that_took_a_tombstones_place(
     await append(store, new_run("r"), "old")
     await store.delete_run("r")
     await admin.execute("UPDATE run_states SET deleted_until = 1")
-    other, loop, look = open_store(url), asyncio.get_running_loop(), schema.STANDING.first
+    other, loop, look = open_store(url), asyncio.get_running_loop(), tables_of("").standing.first
 
     def look_and_lose(connection: Connection, row: Any) -> Any:
         found = look(connection, row)
@@ -443,7 +443,7 @@ async def test_a_creator_spares_the_run_that_took_a_tombstones_place(
         asyncio.run_coroutine_threadsafe(append(other, new_run("r"), "first"), loop).result(10)
         return found
 
-    monkeypatch.setattr(schema.STANDING, "first", look_and_lose)
+    monkeypatch.setattr(tables_of("").standing, "first", look_and_lose)
     with pytest.raises(ConflictError):
         await append(store, new_run("r"), "second")
     assert await texts_of(store, "r") == ["first"]

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, insert
 
-from thoughtgear.adapters import sql_schema
 from thoughtgear.adapters.sql import SqlAdapter, _runs_query
+from thoughtgear.adapters.sql_schema import tables_of
 from thoughtgear.errors import (
     ConfigurationError,
     ConflictError,
@@ -148,7 +148,7 @@ async def test_expired_tombstones_are_found_by_an_index(store: SqlAdapter) -> No
 async def test_each_filter_has_an_index(store: SqlAdapter, where: RunFilter) -> None:
     """A page of list_runs is read off an index in its order, by whatever it filters: no scan, no sorting."""
     for start in (None, (1, "r")):
-        query = _runs_query(where, start).limit(20)
+        query = _runs_query(store._tables, where, start).limit(20)
 
         def explain(connection: Connection, query: Any = query) -> str:
             text = query.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
@@ -361,8 +361,8 @@ async def test_a_write_that_fails_leaves_nothing(store: SqlAdapter) -> None:
     await append(store, new_run("r"), "a")
 
     def txn(connection: Connection) -> None:
-        sql_schema.ADD_MESSAGE.change(connection, {"run_id": "r", "seq": 1, "body": "{}"})
-        connection.execute(insert(sql_schema.messages).values(run_id="r", seq=2, body="{}"))
+        tables_of("").add_message.change(connection, {"run_id": "r", "seq": 1, "body": "{}"})
+        connection.execute(insert(tables_of("").messages).values(run_id="r", seq=2, body="{}"))
         raise ConflictError
 
     with pytest.raises(ConflictError):
@@ -370,7 +370,7 @@ async def test_a_write_that_fails_leaves_nothing(store: SqlAdapter) -> None:
     assert [message.text for message in await store.get_history("r")] == ["a"]
     again = {"run_id": "r", "seq": 0, "body": "{}"}
     with pytest.raises(StoreError, match="breaks its rules"):
-        await store._database.write(lambda connection: sql_schema.ADD_MESSAGE.change(connection, again))
+        await store._database.write(lambda connection: tables_of("").add_message.change(connection, again))
     await append(store, await store.load_run("r"), "b")
 
 

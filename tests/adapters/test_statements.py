@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import event
 
 from thoughtgear import commit, iteration
-from thoughtgear.adapters import sql_schema as schema
+from thoughtgear.adapters.sql_schema import tables_of
+from thoughtgear.adapters.sql_statement import DRIVER
 from thoughtgear.handler import PromptHandler
 from thoughtgear.models import RunState
 from thoughtgear.payloads import IterationResult
@@ -41,7 +42,7 @@ class Traced:
             return
 
         def trace(connection: Any) -> None:
-            connection.info[schema.DRIVER].set_trace_callback(self._saw)
+            connection.info[DRIVER].set_trace_callback(self._saw)
 
         await self.store._database.read(trace)
 
@@ -80,14 +81,15 @@ async def traced(url: str) -> AsyncIterator[Traced]:
 def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many messages each read of a transcript gave."""
     counts: list[int] = []
-    read = schema.HISTORY.all
+    history = tables_of("").history
+    read = history.all
 
     def counted(connection: Any, row: Any) -> Any:
         found = read(connection, row)
         counts.append(len(found))
         return found
 
-    monkeypatch.setattr(schema.HISTORY, "all", counted)
+    monkeypatch.setattr(history, "all", counted)
     return counts
 
 

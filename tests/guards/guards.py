@@ -29,15 +29,15 @@ GUARDS = (
     Guard(
         "version check of a commit (SQL)",
         "adapters/sql_schema.py",
-        '_r.run_id == bindparam("id"), _r.version == bindparam("from_version"))',
-        '_r.run_id == bindparam("id"), bindparam("from_version", type_=BigInteger()) >= 0)',
+        'runs.run_id == bindparam("id"), runs.version == bindparam("from_version"))',
+        'runs.run_id == bindparam("id"), bindparam("from_version", type_=BigInteger()) >= 0)',
         (f"{RUNS}::test_a_higher_epoch_fences_the_holder",),
     ),
     Guard(
         "message count of a commit (SQL)",
         "adapters/sql_schema.py",
-        '_r.message_count == bindparam("from_count"), _r.metadata_digest',
-        'bindparam("from_count", type_=BigInteger()) >= 0, _r.metadata_digest',
+        'runs.message_count == bindparam("from_count"))',
+        'bindparam("from_count", type_=BigInteger()) >= 0)',
         (f"{RUNS}::test_seqs_have_no_gap_and_no_overlap",),
     ),
     Guard(

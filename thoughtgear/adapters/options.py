@@ -12,6 +12,7 @@ from thoughtgear.errors import ConfigurationError
 
 DAY = 86400
 _NAME = re.compile(r"[A-Za-z][A-Za-z_]{0,30}")
+_TABLE_PREFIX = re.compile(r"(?!pg_|sqlite_)[a-z][a-z0-9_]{0,30}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ON, _OFF = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
@@ -34,6 +35,17 @@ def folder(options: Mapping[str, Any], needed: str) -> Path:
     if not text or _CONTROL.search(text):
         raise ConfigurationError(needed)
     return Path(text)
+
+
+def table_prefix(options: Mapping[str, Any]) -> str:
+    """Return what the names of tables begin with, if anything. It goes into statements: whatever is not plain
+    is refused by `ConfigurationError`, which doesn't repeat it."""
+    given = options.get("table_prefix", "")
+    if not isinstance(given, str) or (given and not _TABLE_PREFIX.fullmatch(given)):
+        raise ConfigurationError(
+            "table_prefix begins with a letter and has up to 31 of a-z, 0-9 and _; pg_ and sqlite_ are taken."
+        )
+    return given
 
 
 def seconds(options: Mapping[str, Any], name: str, default: float) -> float:

@@ -19,6 +19,7 @@ from thoughtgear.adapters.loop_connection import Connected, LoopConnection
 from thoughtgear.adapters.loop_thread import Begin
 from thoughtgear.adapters.postgres_settings import RIGHT_URL, PostgresSettings
 from thoughtgear.adapters.sql import SqlAdapter
+from thoughtgear.adapters.sql_schema import Tables, tables_of
 from thoughtgear.errors import ConfigurationError, StoreError, StoreUnavailableError, ThoughtgearError
 from thoughtgear.locations import Location
 from thoughtgear.protocols import Reach, SchemaUpgrade
@@ -77,10 +78,12 @@ class PostgresDatabase:
 
     def __init__(self, settings: PostgresSettings) -> None:
         self._settings = settings
+        self.tables = tables_of(settings.table_prefix)
         self._connected = Connected("thoughtgear-postgres", lambda: _Pool(settings))
 
     def __repr__(self) -> str:
-        return f"PostgresDatabase({self._settings.address!r}, schema={self._settings.schema!r})"
+        prefix = f", table_prefix={self.tables.prefix!r}" if self.tables.prefix else ""
+        return f"PostgresDatabase({self._settings.address!r}, schema={self._settings.schema!r}{prefix})"
 
     @property
     def location(self) -> Location:
@@ -117,6 +120,7 @@ class _Pool(LoopConnection):
     def __init__(self, settings: PostgresSettings) -> None:
         super().__init__()
         self._settings = settings
+        self._tables = tables_of(settings.table_prefix)
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=partial(_connect, settings),
@@ -133,11 +137,11 @@ class _Pool(LoopConnection):
 
     async def run(self, txn: Callable[[Connection], T], begin: Begin, *, writes: bool) -> T:
         async with self.in_use():
-            work = partial(_on_our_tables, txn)
+            work = partial(_on_our_tables, self._tables, txn)
             return await self._run(self._engine if writes else self._reader, work, begin)
 
     async def upgrade(self, begin: Begin) -> SchemaUpgrade:
-        work = partial(_alone, self._settings.schema, sql_version.upgrade)
+        work = partial(_alone, self._settings.schema, partial(sql_version.upgrade, self._tables))
         return await self._run(self._engine, work, begin)
 
     async def close(self) -> None:
@@ -145,10 +149,10 @@ class _Pool(LoopConnection):
 
     async def prepare(self) -> None:
         """Make the tables where there are none, if that is wanted. Raises `SchemaVersionError`."""
-        if not await self._run(self._reader, sql_version.check_version, _nothing):
+        if not await self._run(self._reader, partial(sql_version.check_version, self._tables), _nothing):
             if not self._settings.create:
-                raise sql_version.no_tables()
-            make = partial(_alone, self._settings.schema, sql_version.make_tables)
+                raise sql_version.no_tables(self._tables)
+            make = partial(_alone, self._settings.schema, partial(sql_version.make_tables, self._tables))
             await self._run(self._engine, make, _nothing)
 
     async def _run(self, engine: AsyncEngine, txn: Callable[[Connection], T], begin: Begin) -> T:
@@ -217,11 +221,11 @@ def _nothing() -> None:
     """Begin what may be cancelled at any time."""
 
 
-def _on_our_tables(txn: Callable[[Connection], T], connection: Connection) -> T:
+def _on_our_tables(tables: Tables, txn: Callable[[Connection], T], connection: Connection) -> T:
     """Look at the tables' version with every new connection: a process may outlive an upgrade."""
     if not connection.info.get("checked"):
-        if not sql_version.check_version(connection):
-            raise sql_version.no_tables()
+        if not sql_version.check_version(tables, connection):
+            raise sql_version.no_tables(tables)
         connection.info["checked"] = True
     return txn(connection)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
-from thoughtgear.adapters.options import count, seconds, switch
+from thoughtgear.adapters.options import count, seconds, switch, table_prefix
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.locations import Location, on_servers
 
@@ -24,7 +24,7 @@ _SCHEMA = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}")
 _LOGIN = ("host", "port", "user", "password", "database")
 _SECONDS = {"pool_timeout": 30.0, "pool_recycle": 300.0, "connect_timeout": 10.0, "command_timeout": 30.0}
 _PRIMARY = ("primary", "read-write")
-_OWN = ("schema", "create", "pool_size", "lock_timeout", "target_session_attrs", *_SECONDS)
+_OWN = ("schema", "table_prefix", "create", "pool_size", "lock_timeout", "target_session_attrs", *_SECONDS)
 _GRACE = 5.0
 """Seconds that the server has, beyond the time that a command may take, to say that it gave up."""
 
@@ -42,6 +42,7 @@ class PostgresSettings:
     login: Mapping[str, Any] = field(repr=False)
     address: str
     schema: str
+    table_prefix: str
     create: bool
     pool_size: int
     pool_timeout: float
@@ -51,10 +52,10 @@ class PostgresSettings:
     def from_url(cls, url: str) -> PostgresSettings:
         """Read `postgresql://user:password@host:port/database?option=value`.
 
-        Own options: `schema`, `create`, `pool_size`, `target_session_attrs` and the times in seconds
-        `pool_timeout`, `pool_recycle`, `connect_timeout`, `command_timeout` and `lock_timeout`. Those of
-        libpq (`sslmode`, `sslrootcert`, `passfile`, …) mean what they mean there; all others are settings of
-        the server's session. Raises `ConfigurationError`, which repeats nothing.
+        Own options: `schema`, `table_prefix`, `create`, `pool_size`, `target_session_attrs` and the times in
+        seconds `pool_timeout`, `pool_recycle`, `connect_timeout`, `command_timeout` and `lock_timeout`.
+        Those of libpq (`sslmode`, `sslrootcert`, `passfile`, …) mean what they mean there; all others are
+        settings of the server's session. Raises `ConfigurationError`, which repeats nothing.
         """
         return cls._from(_read_url(url))
 
@@ -76,7 +77,9 @@ class PostgresSettings:
         ports = ports * len(hosts) if len(ports) == 1 else ports
         user = self.login.get("user") or os.environ.get("PGUSER") or getpass.getuser()
         database = self.login.get("database") or os.environ.get("PGDATABASE") or user
-        return on_servers("postgresql", zip(hosts, map(str, ports), strict=False), database, self.schema)
+        return on_servers(
+            "postgresql", zip(hosts, map(str, ports), strict=False), database, self.schema, self.table_prefix
+        )
 
     def without_limits(self) -> PostgresSettings:
         """Return the settings for statements that may take hours."""
@@ -100,6 +103,7 @@ class PostgresSettings:
             login={**login, **_session(options, schema, limits)},
             address=_address(login),
             schema=schema,
+            table_prefix=table_prefix(options),
             create=switch(options, "create", True),
             pool_size=count(options, "pool_size", 10),
             pool_timeout=limits["pool_timeout"],

@@ -12,10 +12,9 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
-from sqlalchemy import Connection, Select, and_, delete, insert, or_, select, update
+from sqlalchemy import Connection, Select, Table, and_, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from thoughtgear.adapters import sql_schema as schema
 from thoughtgear.adapters.records import (
     ALL_RUNS,
     TOMBSTONE_SECONDS,
@@ -36,6 +35,7 @@ from thoughtgear.adapters.records import (
     wrong_count,
 )
 from thoughtgear.adapters.sql_metadata import index_of, pairs_of
+from thoughtgear.adapters.sql_schema import Tables
 from thoughtgear.adapters.sqlite import SqliteDatabase
 from thoughtgear.adapters.sqlite_settings import SqliteSettings
 from thoughtgear.errors import ConflictError, RunNotFoundError, StoreError
@@ -48,7 +48,9 @@ _STORE = "sql"
 
 
 class Database(Protocol):
-    """What runs a function of a connection, in a transaction where it writes."""
+    """What runs a function of a connection, in a transaction where it writes. Its tables are `tables`."""
+
+    tables: Tables
 
     async def read(self, txn: Callable[[Connection], T]) -> T:
         """Return what `txn` returns: one statement's rows."""
@@ -78,6 +80,7 @@ class SqlAdapter:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._tables = database.tables
 
     def __repr__(self) -> str:
         return f"SqlAdapter({self._database})"
@@ -95,7 +98,7 @@ class SqlAdapter:
 
     async def load_run(self, run_id: str) -> RunState:
         key = {"run_id": check_key(run_id)}
-        row = await self._database.read(lambda connection: schema.LOAD_RUN.first(connection, key))
+        row = await self._database.read(lambda connection: self._tables.load_run.first(connection, key))
         body, deleted_until = row or (None, None)
         if body is None or deleted_until is not None:
             raise RunNotFoundError(f"There is no run {run_id} in this store.")
@@ -104,13 +107,13 @@ class SqlAdapter:
     async def save_run(
         self, state: RunState, messages: Sequence[Message], *, expected: int | None = None
     ) -> None:
-        commit = _Commit(state, *check_commit(state, messages, expected))
+        commit = _Commit(self._tables, state, *check_commit(state, messages, expected))
         added = [{"run_id": state.run_id, "seq": each.seq, "body": encode(each)} for each in messages]
 
         def txn(connection: Connection) -> None:
             (_update if commit.base else _create)(connection, commit)
             if added:
-                schema.ADD_MESSAGE.change(connection, *added)
+                self._tables.add_message.change(connection, *added)
 
         await self._database.write(txn)
 
@@ -121,7 +124,7 @@ class SqlAdapter:
         found: list[RunState] = []
         damaged: dict[str, str] = {}
         while len(found) <= limit:
-            query = _runs_query(where, start).limit(limit + 1)
+            query = _runs_query(self._tables, where, start).limit(limit + 1)
             rows = await self._database.read(partial(_all_rows, query))
             batch = [decode_listed(body, run_id, damaged) for run_id, _, body in rows]
             found += [state for state in batch if state and where.matches_metadata(state)]
@@ -132,17 +135,19 @@ class SqlAdapter:
 
     async def delete_run(self, run_id: str) -> None:
         check_key(run_id)
-        await self._database.write(lambda connection: _delete_run(connection, run_id, int(time.time())))
+        await self._database.write(
+            lambda connection: _delete_run(self._tables, connection, run_id, int(time.time()))
+        )
 
     async def get_history(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Message]:
         above, count = check_span(run_id, after, limit)
         row = {"run_id": run_id, "after": above, "count": count}
-        rows = await self._database.read(lambda connection: schema.HISTORY.all(connection, row))
+        rows = await self._database.read(lambda connection: self._tables.history.all(connection, row))
         return [decode_message(body) for (body,) in rows]
 
     async def get_document(self, collection: Collection, key: str) -> Document | None:
         check_place(collection, key)
-        statement, row = schema.GET_DOCUMENT[collection], {"key": key}
+        statement, row = self._tables.get_document[collection], {"key": key}
         found = await self._database.read(lambda connection: statement.first(connection, row))
         if found is None:
             return None
@@ -156,15 +161,14 @@ class SqlAdapter:
     ) -> str | None:
         check_place(collection, key)
         data = check_value(value, tag)
-        return await self._database.write(
-            lambda connection: _put_document(connection, collection, key, data, tag)
-        )
+        table = self._tables.documents[collection]
+        return await self._database.write(lambda connection: _put_document(table, connection, key, data, tag))
 
     async def list_documents(
         self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
     ) -> list[str]:
         limit = check_range(collection, prefix, after, limit)
-        key = schema.documents[collection].c.key
+        key = self._tables.documents[collection].c.key
         # No key has a control character, so that any one stands for the NUL that PostgreSQL's text hasn't.
         prefix, after = prefix.replace("\0", "\1"), after.replace("\0", "\1")
         query = select(key).where(key > after, key >= prefix).order_by(key).limit(limit)
@@ -190,8 +194,8 @@ class _Commit:
     """The rows that a commit writes, and where the run must stand: at the version `base`, 0 for none, with
     `first` messages."""
 
-    def __init__(self, state: RunState, base: int, first: int) -> None:
-        self.base, self.first = base, first
+    def __init__(self, tables: Tables, state: RunState, base: int, first: int) -> None:
+        self.tables, self.base, self.first = tables, base, first
         body, (created_at, run_id) = encode(state), position(state)
         digest, pairs = index_of(body, created_at) if state.metadata else ("", [])
         self.row: dict[str, Any] = {
@@ -215,26 +219,26 @@ def _searchable(text: str | None) -> str | None:
 
 
 def _create(connection: Connection, commit: _Commit) -> None:
-    found = schema.STANDING.first(connection, commit.row)
+    found = commit.tables.standing.first(connection, commit.row)
     if found is not None:
         deleted_until = found[2]
         if deleted_until is None or deleted_until > time.time():
             raise ConflictError
-        schema.DROP_RUN.change(connection, commit.row)
+        commit.tables.drop_run.change(connection, commit.row)
     if commit.first != 0:
         raise wrong_count(0, commit.first)
     try:
-        schema.CREATE_RUN.change(connection, commit.row)
+        commit.tables.create_run.change(connection, commit.row)
     except IntegrityError as exc:  # another creator, on a database whose writers run side by side
         raise ConflictError from exc
     if commit.metadata:
-        schema.ADD_METADATA.change(connection, *commit.metadata)
+        commit.tables.add_metadata.change(connection, *commit.metadata)
 
 
 def _update(connection: Connection, commit: _Commit) -> None:
     if _written(connection, commit, commit.row["metadata_digest"]):
         return
-    version, count, _, digest = schema.STANDING.first(connection, commit.row) or (None, 0, None, "")
+    version, count, _, digest = commit.tables.standing.first(connection, commit.row) or (None, 0, None, "")
     if version != commit.base:
         raise ConflictError
     if count != commit.first:
@@ -242,26 +246,28 @@ def _update(connection: Connection, commit: _Commit) -> None:
     # Then the metadata is another: its rows are written anew.
     if not _written(connection, commit, digest):
         raise ConflictError
-    schema.DROP_METADATA.change(connection, commit.row)
+    commit.tables.drop_metadata.change(connection, commit.row)
     if commit.metadata:
-        schema.ADD_METADATA.change(connection, *commit.metadata)
+        commit.tables.add_metadata.change(connection, *commit.metadata)
 
 
 def _written(connection: Connection, commit: _Commit, digest: str) -> bool:
     """Whether the run stood where it must, with metadata of this digest, and is changed."""
     before = {"from_version": commit.base, "from_count": commit.first, "from_digest": digest}
-    return schema.UPDATE_RUN.change(connection, {**commit.row, "id": commit.row["run_id"], **before}) == 1
+    return (
+        commit.tables.update_run.change(connection, {**commit.row, "id": commit.row["run_id"], **before}) == 1
+    )
 
 
-def _delete_run(connection: Connection, run_id: str, now: int) -> None:
-    runs, files = schema.run_states, schema.documents["files"].c.key
+def _delete_run(tables: Tables, connection: Connection, run_id: str, now: int) -> None:
+    runs, messages, files = tables.run_states, tables.messages, tables.documents["files"].c.key
     nothing: dict[str, Any] = {"status": "", "handler": "", "session_id": None, "user_id": None, "body": ""}
     ends = now + TOMBSTONE_SECONDS
     tombstone = {**nothing, "version": 0, "message_count": 0, "metadata_digest": "", "deleted_until": ends}
     alive = and_(runs.c.run_id == run_id, runs.c.deleted_until.is_(None))
     if connection.execute(update(runs).where(alive).values(tombstone)).rowcount == 1:
-        connection.execute(delete(schema.messages).where(schema.messages.c.run_id == run_id))
-        schema.DROP_METADATA.change(connection, {"run_id": run_id})
+        connection.execute(delete(messages).where(messages.c.run_id == run_id))
+        tables.drop_metadata.change(connection, {"run_id": run_id})
     buried = select(runs.c.run_id).where(runs.c.run_id == run_id, runs.c.deleted_until.is_not(None))
     if connection.execute(buried).first() is not None:
         prefix, end = f"{run_id}/", f"{run_id}0"  # "0" comes right after "/"
@@ -269,15 +275,15 @@ def _delete_run(connection: Connection, run_id: str, now: int) -> None:
     connection.execute(delete(runs).where(runs.c.deleted_until <= now))
 
 
-def _runs_query(where: RunFilter, start: Position | None) -> Select[Any]:
-    runs = schema.run_states.c
+def _runs_query(tables: Tables, where: RunFilter, start: Position | None) -> Select[Any]:
+    runs = tables.run_states.c
     query = select(runs.run_id, runs.created_at, runs.body).where(runs.deleted_until.is_(None))
     for name in ("status", "handler", "session_id", "user_id"):
         wanted = getattr(where, name)
         query = query if wanted is None else query.where(runs[name] == _searchable(wanted))
     order = runs
     for pair in pairs_of(where.metadata):
-        index = schema.run_metadata.alias()
+        index = tables.run_metadata.alias()
         query = query.join(index, and_(index.c.run_id == runs.run_id, index.c.pair == pair))
         order = index.c  # so that the index is walked from the newest run on
     if start is not None:
@@ -288,15 +294,15 @@ def _runs_query(where: RunFilter, start: Position | None) -> Select[Any]:
 
 
 def _put_document(
-    connection: Connection, collection: Collection, key: str, value: bytes | None, tag: str | None
+    table: Table, connection: Connection, key: str, value: bytes | None, tag: str | None
 ) -> str | None:
-    table, fresh = schema.documents[collection], uuid4().hex
+    fresh = uuid4().hex
     same = and_(table.c.key == key, table.c.tag == tag)
     if tag is None:
         if connection.execute(select(table.c.tag).where(table.c.key == key)).first():
             raise ConflictError
         if value is not None:
-            _insert_document(connection, collection, {"key": key, "tag": fresh, "value": value})
+            _insert_document(table, connection, {"key": key, "tag": fresh, "value": value})
     else:
         change = delete(table) if value is None else update(table).values(tag=fresh, value=value)
         if connection.execute(change.where(same)).rowcount != 1:
@@ -304,9 +310,9 @@ def _put_document(
     return None if value is None else fresh
 
 
-def _insert_document(connection: Connection, collection: Collection, row: dict[str, Any]) -> None:
+def _insert_document(table: Table, connection: Connection, row: dict[str, Any]) -> None:
     try:
-        connection.execute(insert(schema.documents[collection]).values(row))
+        connection.execute(insert(table).values(row))
     except IntegrityError as exc:  # another creator, on a database whose writers run side by side
         raise ConflictError from exc
 

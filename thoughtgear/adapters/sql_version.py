@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, insert, inspect
 
-from thoughtgear.adapters.sql_schema import metadata, schema_version
+from thoughtgear.adapters.sql_schema import Tables
 from thoughtgear.errors import SchemaVersionError
 from thoughtgear.protocols import SchemaUpgrade
 
@@ -24,9 +24,9 @@ MIGRATIONS = Path(__file__).with_name("sql_migrations")
 log = logging.getLogger("thoughtgear.schema")
 
 _WHOLE_ROW = {
-    "sqlite": "SELECT * FROM schema_version",
+    "sqlite": "SELECT * FROM {name}",
     # As text: a pooled connection keeps the plan, which must not depend on what the table looks like.
-    "postgresql": "SELECT schema_version::text FROM schema_version",
+    "postgresql": "SELECT {name}::text FROM {name}",
 }
 """Before there were migrations the column was a number, of another name."""
 
@@ -34,9 +34,9 @@ _alembic = threading.Lock()
 """Alembic hands a connection to its migrations through a global variable."""
 
 
-def check_version(connection: Connection) -> bool:
+def check_version(tables: Tables, connection: Connection) -> bool:
     """Whether the tables are there. Raises `SchemaVersionError` for those of another version."""
-    found = version_of(connection)
+    found = version_of(tables, connection)
     if found is not None and found > SCHEMA_VERSION:
         raise _newer(found)
     if found is not None and found < SCHEMA_VERSION:
@@ -48,46 +48,50 @@ def check_version(connection: Connection) -> bool:
     return found is not None
 
 
-def no_tables() -> SchemaVersionError:
+def no_tables(tables: Tables) -> SchemaVersionError:
     """The error for a database without tables, where `create` is off."""
+    named = f" with the prefix {tables.prefix}" if tables.prefix else ""
     return SchemaVersionError(
-        "The database has no tables of thoughtgear: check its name, or make them with "
+        f"The database has no tables of thoughtgear{named}: check its name, or make them with "
         "`thoughtgear db upgrade`."
     )
 
 
-def make_tables(connection: Connection) -> None:
+def make_tables(tables: Tables, connection: Connection) -> None:
     """Make the tables in a database that has none. Call it in a transaction that excludes other writers.
     Raises `SchemaVersionError`."""
-    if not check_version(connection):
-        _create(connection)
+    if not check_version(tables, connection):
+        _create(tables, connection)
 
 
-def upgrade(connection: Connection) -> SchemaUpgrade:
+def upgrade(tables: Tables, connection: Connection) -> SchemaUpgrade:
     """Bring the tables to today's version, or make them. Call it in a transaction that excludes other
     writers. Raises `SchemaVersionError` for those of a newer version."""
-    found = version_of(connection)
+    found = version_of(tables, connection)
     if found is None:
-        _create(connection)
+        _create(tables, connection)
     elif found > SCHEMA_VERSION:
         raise _newer(found)
     elif found < SCHEMA_VERSION:
         log.info("upgrading the schema from version %s to %s", found, SCHEMA_VERSION)
-        _take_over(connection)
-        _migrate(connection)
+        _take_over(tables, connection)
+        _migrate(tables, connection)
     return SchemaUpgrade(found, SCHEMA_VERSION)
 
 
-def version_of(connection: Connection) -> int | None:
+def version_of(tables: Tables, connection: Connection) -> int | None:
     """Return the version of the tables; None: there are none."""
-    if not inspect(connection).has_table(schema_version.name):
+    name = tables.schema_version.name
+    if not inspect(connection).has_table(name):
         return None
-    row = connection.exec_driver_sql(_WHOLE_ROW[connection.dialect.name]).scalar_one()
+    # The name is a checked prefix and ours: nothing in it needs quotes.
+    row = connection.exec_driver_sql(_WHOLE_ROW[connection.dialect.name].format(name=name)).scalar_one()
     try:
         return int(str(row).strip("()"))
     except ValueError:
         raise SchemaVersionError(
-            "The table schema_version of this database is not thoughtgear's: use another schema or database."
+            f"The table {name} of this database is not thoughtgear's: use another table_prefix, schema or "
+            "database."
         ) from None
 
 
@@ -98,29 +102,30 @@ def _newer(found: int) -> SchemaVersionError:
     )
 
 
-def _create(connection: Connection) -> None:
-    metadata.create_all(connection)
-    _stamp(connection, SCHEMA_VERSION)
+def _create(tables: Tables, connection: Connection) -> None:
+    tables.metadata.create_all(connection)
+    _stamp(tables, connection, SCHEMA_VERSION)
 
 
-def _take_over(connection: Connection) -> None:
+def _take_over(tables: Tables, connection: Connection) -> None:
     """Give the version table of the time before migrations the form that Alembic knows."""
-    columns = {column["name"] for column in inspect(connection).get_columns(schema_version.name)}
+    table = tables.schema_version
+    columns = {column["name"] for column in inspect(connection).get_columns(table.name)}
     if "version_num" not in columns:
-        schema_version.drop(connection)
-        schema_version.create(connection)
-        _stamp(connection, 1)
+        table.drop(connection)
+        table.create(connection)
+        _stamp(tables, connection, 1)
 
 
-def _stamp(connection: Connection, version: int) -> None:
-    connection.execute(insert(schema_version).values(version_num=f"{version:04}"))
+def _stamp(tables: Tables, connection: Connection, version: int) -> None:
+    connection.execute(insert(tables.schema_version).values(version_num=f"{version:04}"))
 
 
-def _migrate(connection: Connection) -> None:
+def _migrate(tables: Tables, connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config
 
-    config = Config(attributes={"connection": connection})
+    config = Config(attributes={"connection": connection, "tables": tables})
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     # Else Alembic would begin a transaction, and end it after every step.
     assert connection.in_transaction()

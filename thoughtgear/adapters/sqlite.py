@@ -10,6 +10,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +20,8 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from thoughtgear.adapters import sql_version
 from thoughtgear.adapters.layout import no_store
-from thoughtgear.adapters.sql_schema import DRIVER
+from thoughtgear.adapters.sql_schema import tables_of
+from thoughtgear.adapters.sql_statement import DRIVER
 from thoughtgear.adapters.sqlite_settings import SqliteSettings
 from thoughtgear.adapters.threads import Threads
 from thoughtgear.errors import ConfigurationError, StoreError, StoreUnavailableError
@@ -44,6 +46,7 @@ class SqliteDatabase:
 
     def __init__(self, settings: SqliteSettings) -> None:
         self._settings = settings
+        self.tables = tables_of(settings.table_prefix)
         self._threads = Threads("thoughtgear-sqlite", 1)
         self._engine: Engine | None = None
         self._connection: Connection | None = None
@@ -56,7 +59,7 @@ class SqliteDatabase:
     @property
     def location(self) -> Location:
         """Where the file is."""
-        return on_this_host("sqlite", self._settings.path)
+        return on_this_host("sqlite", self._settings.path, self.tables.prefix)
 
     async def read(self, txn: Callable[[Connection], T]) -> T:
         """Return what `txn` returns. It is one statement, so that it sees one state of the database."""
@@ -106,10 +109,10 @@ class SqliteDatabase:
     def _connect(self) -> Connection:
         connection = self._open_file(create=self._settings.create)
         try:
-            if not sql_version.check_version(connection):
+            if not sql_version.check_version(self.tables, connection):
                 if not self._settings.create:
-                    raise sql_version.no_tables()
-                _transact(connection, sql_version.make_tables)
+                    raise sql_version.no_tables(self.tables)
+                _transact(connection, partial(sql_version.make_tables, self.tables))
         except BaseException:
             connection.close()
             raise
@@ -119,7 +122,7 @@ class SqliteDatabase:
         self._time.allow(math.inf)
         connection = self._open_file(create=True)
         try:
-            return _transact(connection, sql_version.upgrade)
+            return _transact(connection, partial(sql_version.upgrade, self.tables))
         finally:
             connection.close()
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from thoughtgear.adapters.options import first, folder, seconds, switch
+from thoughtgear.adapters.options import first, folder, seconds, switch, table_prefix
 from thoughtgear.errors import ConfigurationError
 
 _RIGHT_URL = "Use sqlite:///folder/name.db (relative) or sqlite:////folder/name.db (absolute)."
@@ -18,13 +18,15 @@ _RIGHT_URL = "Use sqlite:///folder/name.db (relative) or sqlite:////folder/name.
 
 @dataclass(frozen=True)
 class SqliteSettings:
-    """Where the database is and how it is used. `create` makes it where there is none. In seconds:
-    `lock_timeout` to wait for another process that writes, `command_timeout` that a transaction may take."""
+    """Where the database is and how it is used. `create` makes it where there is none; the names of its
+    tables begin with `table_prefix`. In seconds: `lock_timeout` to wait for another process that writes,
+    `command_timeout` that a transaction may take."""
 
     path: Path
     create: bool = True
     lock_timeout: float = 30.0
     command_timeout: float = 30.0
+    table_prefix: str = ""
 
     @classmethod
     def from_url(cls, url: str) -> SqliteSettings:
@@ -57,4 +59,5 @@ class SqliteSettings:
             switch(settings, "create", cls.create),
             seconds(settings, "lock_timeout", cls.lock_timeout),
             seconds(settings, "command_timeout", cls.command_timeout),
+            table_prefix(settings),
         )

@@ -1,12 +1,12 @@
-"""Run by Alembic, with the connection that `sql_version.upgrade` hands it. Not to be imported."""
+"""Run by Alembic, with the connection and the tables that `sql_version.upgrade` hands it: not to be
+imported."""
 
 from alembic import context
 
-from thoughtgear.adapters.sql_schema import metadata, schema_version
-
+tables = context.config.attributes["tables"]
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
-    version_table=schema_version.name,
+    target_metadata=tables.metadata,
+    version_table=tables.schema_version.name,
 )
 context.run_migrations()

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import op
+from alembic import context, op
 
 revision = "0002"
 down_revision = "0001"
@@ -22,34 +22,37 @@ def _text() -> sa.String:
     return sa.String().with_variant(sa.String(collation="C"), "postgresql")
 
 
-_runs = sa.table(
-    "run_states",
-    sa.column("run_id", _text()),
-    sa.column("created_at", sa.BigInteger()),
-    sa.column("deleted_until", sa.BigInteger()),
-    sa.column("body", sa.Text()),
-    sa.column("metadata_digest", sa.String()),
-)
+def _runs(prefix: str) -> sa.TableClause:
+    return sa.table(
+        f"{prefix}run_states",
+        sa.column("run_id", _text()),
+        sa.column("created_at", sa.BigInteger()),
+        sa.column("deleted_until", sa.BigInteger()),
+        sa.column("body", sa.Text()),
+        sa.column("metadata_digest", sa.String()),
+    )
 
 
 def upgrade() -> None:
-    op.add_column("run_states", sa.Column("metadata_digest", sa.String(), nullable=False, server_default=""))
+    prefix = context.config.attributes["tables"].prefix
+    runs, name = _runs(prefix), f"{prefix}run_metadata"
+    op.add_column(runs.name, sa.Column("metadata_digest", sa.String(), nullable=False, server_default=""))
     index = op.create_table(
-        "run_metadata",
+        name,
         sa.Column("run_id", _text(), primary_key=True),
         sa.Column("pair", sa.String(), primary_key=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sqlite_with_rowid=False,
     )
-    _fill(op.get_bind(), index)
-    op.create_index("ix_run_metadata_pair", "run_metadata", ["pair", "created_at", "run_id"])
+    _fill(op.get_bind(), runs, index)
+    op.create_index(f"ix_{name}_pair", name, ["pair", "created_at", "run_id"])
 
 
-def _fill(connection: sa.Connection, index: sa.Table) -> None:
-    same = _runs.c.run_id == sa.bindparam("id")
-    change = sa.update(_runs).where(same).values(metadata_digest=sa.bindparam("digest"))
+def _fill(connection: sa.Connection, runs: sa.TableClause, index: sa.Table) -> None:
+    same = runs.c.run_id == sa.bindparam("id")
+    change = sa.update(runs).where(same).values(metadata_digest=sa.bindparam("digest"))
     done = 0
-    for batch in _batches(connection):
+    for batch in _batches(connection, runs):
         pairs: list[dict[str, Any]] = []
         digests: list[dict[str, Any]] = []
         for run_id, created_at, body in batch:
@@ -65,11 +68,11 @@ def _fill(connection: sa.Connection, index: sa.Table) -> None:
             log.info("%s runs are indexed by their metadata", f"{done:,}")
 
 
-def _batches(connection: sa.Connection) -> Iterator[Sequence[Any]]:
-    runs, after = _runs.c, ""
-    query = sa.select(runs.run_id, runs.created_at, runs.body).where(runs.deleted_until.is_(None))
+def _batches(connection: sa.Connection, runs: sa.TableClause) -> Iterator[Sequence[Any]]:
+    shown, after = runs.c, ""
+    query = sa.select(shown.run_id, shown.created_at, shown.body).where(shown.deleted_until.is_(None))
     while rows := connection.execute(
-        query.where(runs.run_id > after).order_by(runs.run_id).limit(_BATCH)
+        query.where(shown.run_id > after).order_by(shown.run_id).limit(_BATCH)
     ).all():
         yield rows
         after = rows[-1].run_id
