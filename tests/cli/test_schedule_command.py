@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from conftest import Terminal
+from terminal import Terminal
 
 from thoughtgear.devserver import DevServer
 from thoughtgear.registry import open_store
