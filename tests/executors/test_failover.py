@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,8 +16,9 @@ import pytest
 from cut_proxy import CutProxy
 from drivers import Scene, Sqs
 from proofs.agent import AFTER_REPLY, BEFORE_MODEL, DURING_TOOL, At, nothing, prompt
-from proofs.faults import Gate
+from proofs.faults import Fault, Gate
 from proofs.violations import Ended, open_workflows, violations
+from proofs.workers import Job, WorkerProcess
 from sqs_server import SqsServer
 from temporalio.client import Client
 
@@ -168,18 +170,18 @@ class Partition:
 
     def __init__(self, scene: Scene, proxy: CutProxy, client: Client) -> None:
         self.scene, self.proxy, self._client = scene, proxy, client
-        self._queue, self._sqs = f"q-{uuid4().hex}", Sqs(scene)
+        self.queue, self._sqs = f"q-{uuid4().hex}", Sqs(scene)
 
     def handler(self, at: At = nothing) -> PromptHandler:
         """What every process has."""
         sqs = SqsExecutor(self._sqs.url, client=self._sqs.aws, claim_seconds=5)
-        both = FailoverExecutor([TemporalExecutor(self._client, self._queue), sqs], patience=1)
+        both = FailoverExecutor([TemporalExecutor(self._client, self.queue), sqs], patience=1)
         return self.scene.handler(both, at)
 
     @asynccontextmanager
     async def temporal(self, at: At) -> AsyncIterator[None]:
         handler = self.handler(at)
-        async with handler, build_worker(self._client, [handler], self._queue, reconcile_every=None):
+        async with handler, build_worker(self._client, [handler], self.queue, reconcile_every=None):
             yield
 
     @asynccontextmanager
@@ -201,7 +203,7 @@ class Partition:
             return False  # its worker is not back yet
 
     async def idle(self) -> bool:
-        return await self._sqs.idle() and not await open_workflows(self.scene.client, self._queue)
+        return await self._sqs.idle() and not await open_workflows(self.scene.client, self.queue)
 
 
 @pytest.fixture
@@ -240,3 +242,28 @@ async def test_a_partitioned_primary(partition: Partition, point: str) -> None:
     history = await scene.store.get_history(run_id)
     assert await scene.state(run_id) == state
     assert await violations(Ended(text, STEPS, state, history, lost=1), scene.ledger) == []
+
+
+@pytest.mark.long
+async def test_a_primary_that_stands_still(partition: Partition, tmp_path: Path) -> None:
+    """Temporal's worker is frozen in the middle of a payment and cut off from its server. SQS takes the run
+    over when the worker's claim has run out, and ends it; the worker that thaws then pays and writes nothing.
+    """
+    scene, text = partition.scene, prompt("frozen", STEPS)
+    fault = Fault("freeze", DURING_TOOL, 3)
+    worker = WorkerProcess(Job(scene.url, tmp_path, partition.proxy.address, partition.queue, fault))
+    async with partition.handler() as handler:
+        run_id = (await handler.handle_prompt(text)).run_id
+        await scene.until(lambda: worker.frozen)
+        partition.proxy.cut()
+        await handler.continue_run(run_id)
+        async with partition.sqs(nothing):
+            state = await handler.wait(run_id, timeout=80)
+        partition.proxy.heal()
+        worker.signal(signal.SIGCONT)
+        await scene.until(lambda: scene.ledger.notes("thawed"))
+        await scene.until(partition.idle)
+    worker.kill()
+    history = await scene.store.get_history(run_id)
+    assert (await scene.state(run_id), state.driver.executor) == (state, "sqs")
+    assert await violations(Ended(text, STEPS, state, history, unknown=None), scene.ledger) == []

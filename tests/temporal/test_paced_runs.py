@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from world import World, chain, of_type
 
-from thoughtgear import Limits, PromptHandler, ScheduledExecutor, TemporalExecutor, tool
+from thoughtgear import Limits, PromptHandler, RunClient, ScheduledExecutor, TemporalExecutor, tool
 from thoughtgear.providers.scripted import call
 
 HOUR = 3600.0
@@ -89,6 +89,17 @@ async def test_a_rate_over_the_runs_of_a_worker(world: World) -> None:
         len(of_type((await world.workflow(run.run_id).fetch_history()).events, "TIMER_FIRED")) for run in runs
     ]
     assert sum(timers) <= 8
+
+
+async def test_a_worker_keeps_the_pace_of_a_local_handler(world: World) -> None:
+    """A handler that is written for this process, at a pace, has that pace under a worker, too."""
+    script = Script(LOOK, "end")
+    handler = world.handler(script, tools=[look], executor=ScheduledExecutor(delay=0.4))
+    client = RunClient(world.client, world.queue)
+    async with world.worker(handler):
+        result = await client.wait(await client.start("go"), timeout=30)
+    assert result.status == "done"
+    assert script.asked[1] - script.asked[0] >= 0.39
 
 
 @pytest.mark.long
