@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from thoughtgear.notes import memory_tools as memory_tools
     from thoughtgear.outcomes import Done as Done
     from thoughtgear.outcomes import Void as Void
+    from thoughtgear.prices import Price as Price
     from thoughtgear.prompts import File as File
     from thoughtgear.tools import Tool as Tool
     from thoughtgear.tools import ToolContext as ToolContext
@@ -46,6 +47,7 @@ _WHERE = {
     "LocalExecutor": "executors.local",
     "Message": "models",
     "OutcomeUnknownError": "errors",
+    "Price": "prices",
     "PromptHandler": "handler",
     "RunClient": "client",
     "RunState": "models",

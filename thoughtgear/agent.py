@@ -13,6 +13,7 @@ from thoughtgear.foreign import contained
 from thoughtgear.loop import Limits
 from thoughtgear.models import RunState
 from thoughtgear.pace import Pace
+from thoughtgear.prices import PriceList
 from thoughtgear.protocols import ModelProvider, OrmAdapter
 from thoughtgear.sessions import Sessions
 from thoughtgear.structured import OutputType
@@ -41,6 +42,7 @@ class Agent:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     output_type: OutputType | None = None
     context_policy: Trim | None = None
+    prices: PriceList = field(default_factory=lambda: PriceList(None))
     pace: Pace | None = None
 
     async def context_for(self, state: RunState) -> str:

@@ -23,6 +23,7 @@ from thoughtgear.models import Driver, InboxItem, Message, RunError, RunState
 from thoughtgear.outcomes import Outcome
 from thoughtgear.pace import Pace
 from thoughtgear.payloads import IterationResult
+from thoughtgear.prices import PriceList, Prices
 from thoughtgear.prompts import File, Prompt, create_run
 from thoughtgear.protocols import Attempt, Executor, ModelProvider, OrmAdapter
 from thoughtgear.sessions import OnBusy, Sessions
@@ -46,7 +47,7 @@ class PromptHandler:
     out; `db` a URL or a dict with a `type`, or `orm` an `OrmAdapter`; `executor` drives the iterations
     (default: a loop in this process). `on_busy` says what a prompt does while the last run of its session
     goes on. The final answer has to fit `output_type`, a pydantic model. `context_policy` bounds what is sent
-    of a long conversation. Raises `ConfigurationError`.
+    of a long conversation. `prices` say what replies cost. Raises `ConfigurationError`.
     """
 
     def __init__(
@@ -66,14 +67,11 @@ class PromptHandler:
         model_options: Mapping[str, Any] | None = None,
         output_type: type[BaseModel] | None = None,
         context_policy: Trim | None = None,
+        prices: Prices | Sequence[Prices] | None = None,
         tool_threads: int = 32,
     ) -> None:
-        if db is not None and orm is not None:
-            raise ConfigurationError("Give db= or orm=, not both.")
-        if on_busy not in ("queue", "reject", "parallel"):
-            raise ConfigurationError('on_busy is "queue", "reject" or "parallel".')
         self.name = check_label(name, "handler name")
-        self.store = orm or registry.open_store(db)
+        self.store = registry.given_store(db, orm)
         self.limits = limits or Limits()
         transcripts = Transcripts(self.store)
         self.executor = registry.open_executor(executor)
@@ -93,6 +91,7 @@ class PromptHandler:
             model_options=dict(model_options or {}),
             output_type=OutputType.of(output_type),
             context_policy=check_policy(context_policy),
+            prices=PriceList(prices),
             pace=self.pace,
         )
         self._runner: asyncio.Runner | None = None

@@ -178,11 +178,13 @@ class _Iteration:
 
     async def _note(self, exc: ModelError) -> None:
         """Count a reply that was lost, for it was paid for in part; else note that the run has begun."""
-        paid = exc.paid.usage if isinstance(exc.paid, ModelReply) else None
+        paid = exc.paid if isinstance(exc.paid, ModelReply) else None
         if not exc.begun and paid is None:
             await self._writer.begin()
             return
-        lost = partial(lose_reply, paid=paid, begun=exc.begun)
+        lost = partial(lose_reply, begun=exc.begun)
+        if paid is not None:
+            lost = partial(lost, paid=paid.usage, cost=self._agent.prices.cost(paid))
         with suppress(StoreError, SupersededError):
             await self._writer.commit(lost, release=not self._attempt.keep_claim)
 

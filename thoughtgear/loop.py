@@ -14,9 +14,10 @@ from thoughtgear.payloads import IterationResult
 class Limits:
     """When a run stops by itself, and what is too large. Times in seconds, sizes in bytes.
 
-    A run that reaches `iterations`, `tokens` (input and output together), `seconds` (since its first
-    iteration began, without what it waited for a person) or `lost_replies` (that began and broke off, in a
-    row: a provider may charge for them) fails with that reason; an answer that is already there still counts.
+    A run that reaches `iterations`, `tokens` (input and output together), `cost` (in US dollars, of the
+    replies whose price is known), `seconds` (since its first iteration began, without what it waited for a
+    person) or `lost_replies` (that began and broke off, in a row: a provider may charge for them) fails with
+    that reason; an answer that is already there still counts.
     """
 
     iterations: int = 100
@@ -32,6 +33,7 @@ class Limits:
     tool_result_bytes: int = 50_000
     inbox: int = 100
     metadata_bytes: int = 16_000
+    cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,14 @@ def limit_reached(state: RunState, limits: Limits) -> RunError | None:
     used = {
         "iterations": state.iteration,
         "tokens": state.usage.total_tokens,
+        "cost": state.bill.spent,
         "seconds": seconds_of(state),
         "lost_replies": state.lost_replies,
     }
     for name, value in used.items():
         limit = getattr(limits, name)
-        if value >= limit:
-            what = name.replace("_", " ")
+        if limit is not None and value >= limit:
+            what = "US dollars" if name == "cost" else name.replace("_", " ")
             return RunError(
                 type="LimitExceededError",
                 message=f"The run reached its limit of {limit:g} {what}; Limits({name}=…) raises it.",

@@ -63,6 +63,21 @@ class Usage(Record):
         )
 
 
+class Bill(Record):
+    """What was bought of models: US dollars, and how many replies have a price and how many have none."""
+
+    spent: float = 0.0
+    priced: int = 0
+    unpriced: int = 0
+
+    def plus(self, cost: float | None) -> "Bill":
+        """The bill with one more reply; of None nobody knows the price."""
+        known = cost is not None
+        return Bill(
+            spent=self.spent + (cost or 0.0), priced=self.priced + known, unpriced=self.unpriced + (not known)
+        )
+
+
 class Attachment(Record):
     """A file of a prompt. Its bytes are stored once per run, under `{run_id}/{sha256}` in `files`."""
 
@@ -121,7 +136,8 @@ class Native(Record):
 
 class Message(Record):
     """One entry of a transcript. `seq` is 0, 1, 2, … without gaps within the run. `passed_over` says why a
-    reply is not by the handler's first model, where it has a fallback."""
+    reply is not by the handler's first model, where it has a fallback. `cost` is in US dollars, None where
+    nobody knows it."""
 
     seq: int
     role: Literal["user", "assistant", "tool"]
@@ -133,6 +149,7 @@ class Message(Record):
     passed_over: list[str] = Field(default_factory=list)
     iteration: int = 0
     usage: Usage | None = None
+    cost: float | None = None
     model: str | None = None
     stop_reason: str | None = None
     request_id: str | None = None
@@ -247,6 +264,7 @@ class RunState(Record):
     lost_replies: int = 0
     sent_back: int = 0
     usage: Usage = Field(default_factory=Usage)
+    bill: Bill = Field(default_factory=Bill)
     ledger: list[CallRecord] = Field(default_factory=list)
     inbox: list[InboxItem] = Field(default_factory=list)
     absorbed: list[str] = Field(default_factory=list)
@@ -261,6 +279,12 @@ class RunState(Record):
     def over(self) -> bool:
         """Whether the run has ended: done, failed or cancelled."""
         return self.status in OVER
+
+    @property
+    def cost(self) -> float | None:
+        """What the run cost, in US dollars; None unless every reply has a price."""
+        whole = self.bill.priced >= max(1, self.model_replies) and not self.bill.unpriced
+        return self.bill.spent if whole else None
 
     @property
     def unfinished_copy(self) -> bool:

@@ -92,6 +92,13 @@ def lookup(table: Mapping[str, str], name: str, what: str) -> Any:
     return load(table[name])
 
 
+def given_store(db: str | Mapping[str, Any] | None, orm: OrmAdapter | None) -> OrmAdapter:
+    """Return `orm`, or the store that `db` names. Raises `ConfigurationError` where both are given."""
+    if db is not None and orm is not None:
+        raise ConfigurationError("Give db= or orm=, not both.")
+    return orm or open_store(db)
+
+
 def open_store(db: str | Mapping[str, Any] | None = None, *, create: bool = True) -> OrmAdapter:
     """Make a store from a URL, a dict with a `type` or the JSON of one, or `THOUGHTGEAR_DB` (default: SQLite
     in this folder). Without `create` it has to be there, unless its own option `create` says otherwise.

@@ -80,11 +80,19 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
+def cost_text(state: RunState) -> list[str]:
+    """What is known of the cost: `$0.0123`, `over $0.0123` where replies have no price, else nothing."""
+    if not state.bill.priced:
+        return []
+    return [f"{'over ' if state.cost is None else ''}${state.bill.spent:,.4f}"]
+
+
 def summary_line(state: RunState, link: str | None = None) -> Text:
-    """The last line about a run: status, iterations, tokens, seconds, id and where to look."""
+    """The last line about a run: status, iterations, tokens, cost, seconds, id and where to look."""
     facts = [
         count(state.iteration, "iteration"),
         count(state.usage.total_tokens, "token"),
+        *cost_text(state),
         f"{seconds_of(state):.1f} s",
         f"run {clean(state.run_id)}",
     ]
@@ -218,6 +226,8 @@ def run_record(state: RunState) -> dict[str, Any]:
     return record | {
         "iterations": state.iteration,
         "usage": state.usage.model_dump(mode="json"),
+        "cost": state.cost,
+        "bill": state.bill.model_dump(mode="json"),
         "seconds": round(seconds_of(state), 3),
         "created_at": state.created_at.isoformat(),
         "updated_at": state.updated_at.isoformat(),

@@ -40,6 +40,7 @@ def accept(agent: Agent, reply: ModelReply, iteration: int) -> tuple[Message, li
         passed_over=[storable(note[:NOTE_LETTERS]) for note in reply.passed_over],
         iteration=iteration,
         usage=reply.usage,
+        cost=agent.prices.cost(reply),
         model=_name(reply.model or agent.model.model),
         stop_reason=None if reply.stop_reason is None else _name(reply.stop_reason),
     )

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from thoughtgear.errors import (
+    ConfigurationError,
     ConflictError,
     RunNotFoundError,
     SessionBusyError,
@@ -54,6 +55,8 @@ class Sessions:
         on_busy: OnBusy,
         kept_bytes: int = KEPT_BYTES,
     ) -> None:
+        if on_busy not in ("queue", "reject", "parallel"):
+            raise ConfigurationError('on_busy is "queue", "reject" or "parallel".')
         self._store = store
         self._transcripts = transcripts
         self._on_busy = on_busy

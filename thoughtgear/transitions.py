@@ -62,6 +62,7 @@ def save_reply(
     state.model_replies += 1
     state.lost_replies = 0
     state.usage = state.usage + reply.usage if reply.usage else state.usage
+    state.bill = state.bill.plus(reply.cost)
     messages = [*absorb(state, seen), reply]
     state.ledger = [row.model_copy() for row in rows]
     if rows:
@@ -81,11 +82,14 @@ def send_back(state: RunState, limits: Limits, refusal: str) -> list[Message]:
     return [told, *complete_turn(state, limits, error=RunError(type="OutputInvalidError", message=text))]
 
 
-def lose_reply(state: RunState, paid: Usage | None = None, *, begun: bool = True) -> list[Message]:
+def lose_reply(
+    state: RunState, paid: Usage | None = None, cost: float | None = None, *, begun: bool = True
+) -> list[Message]:
     """Count a reply that had `begun` and broke off, or that is none; `paid` is what was counted of it."""
     go_on(state)
     state.lost_replies += begun
-    state.usage = state.usage + paid if paid else state.usage
+    if paid is not None:
+        state.usage, state.bill = state.usage + paid, state.bill.plus(cost)
     return []
 
 
