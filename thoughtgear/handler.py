@@ -15,7 +15,7 @@ from thoughtgear import control, inbox, registry, streaming
 from thoughtgear.agent import Agent, Context
 from thoughtgear.callbacks import Callbacks
 from thoughtgear.context import Trim, check_policy
-from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError, RunBusyError
+from thoughtgear.errors import ExecutorUnavailableError, RunBusyError
 from thoughtgear.ids import check_label, check_run_id
 from thoughtgear.iteration import run_iteration
 from thoughtgear.loop import Limits, next_step
