@@ -23,7 +23,7 @@ class Beats:
             BEATING,
             interval,
             start_to_close_timeout=timedelta(minutes=10),
-            heartbeat_timeout=timedelta(seconds=10),
+            heartbeat_timeout=timedelta(minutes=1),
         )
 
 

@@ -69,3 +69,22 @@ def test_a_commit_costs_the_same_at_10_000_messages(tmp_path: Path) -> None:
         for what in ("requests", "bytes"):
             assert last["commit"][what] <= 1.2 * first["commit"][what], (name, what)
         assert last["load"]["requests"] <= most[name]
+
+
+@pytest.mark.long
+def test_streaming_prints_its_table_and_writes_the_same_numbers_as_json(tmp_path: Path) -> None:
+    """Every way brings a small reply to its reader; through the store no event is added to a history, through
+    Workflow Streams some are."""
+    found = tmp_path / "found.json"
+    smallest = ["--stores", "sqlite", "s3", "--intervals", "0.2", "--words", "40", "--think", "0.2"]
+    command = [sys.executable, str(BENCHMARKS / "streaming.py"), *smallest, "--json", str(found)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = {row["way"]: row for row in json.loads(found.read_text())["rows"]}
+    assert list(rows) == ["sqlite", "s3", "heartbeats", "workflow streams"]
+    for name, row in rows.items():
+        assert name in done.stdout
+        assert row["worker_requests"] > 0
+        assert row["reader_bytes"] > 0
+        assert row["late"] >= row["median"] > 0
+    assert [rows[name]["events"] > 0 for name in rows] == [False, False, False, True]

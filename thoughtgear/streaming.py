@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from thoughtgear import live
 from thoughtgear.cursor import Cursor, Said
-from thoughtgear.errors import ConflictError, InvalidInputError, StoreUnavailableError
+from thoughtgear.errors import ConflictError, InvalidInputError, StoreError, StoreUnavailableError
 from thoughtgear.events import StreamEvent, facts_of
 from thoughtgear.ids import check_run_id
 from thoughtgear.live import LiveText
@@ -27,6 +26,9 @@ FIRST_PAUSE, MOST_PAUSE = 0.1, 1.0
 
 PATIENCE = 60.0
 """Seconds that a reader waits for a store that is away."""
+
+MOST_REFUSED = 3
+"""How often a reader tries to ask for the text in a store that does not take it."""
 
 PAGE = 200
 """Messages that are read at once."""
@@ -73,6 +75,7 @@ class Reader:
         self._store, self._run_id, self._wants_text = store, run_id, text
         self._told = _Told(run_id, after)
         self._more = False
+        self._refused = 0
         self._quiet = FIRST_PAUSE  # between two looks at the state
         self._look_at = 0.0
         self.state: RunState | None = None
@@ -137,12 +140,18 @@ class Reader:
 
     async def _ask(self, state: RunState) -> RunState:
         """Note in the run that its text is wanted: whoever works on it sees that with its next look. Claim
-        and nonce stay, as with every commit by somebody else than the holder."""
+        and nonce stay, as with every commit by somebody else than the holder. Where nothing can be written,
+        each reply is told when it is saved."""
         asked = state.model_copy(update={"stream": True, "version": state.version + 1})
-        with suppress(ConflictError):  # next time
+        try:
             await self._store.save_run(asked, [])
-            return asked
-        return state
+        except ConflictError:
+            return state  # next time
+        except StoreError:
+            self._refused += 1
+            self._wants_text = self._refused < MOST_REFUSED
+            return state
+        return asked
 
     async def _grown(self) -> list[StreamEvent]:
         """The next piece of the reply that is being made."""

@@ -14,7 +14,7 @@ import httpx
 from server_process import free_ports
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SECONDS = 60.0
+SECONDS = 120.0
 _OURS = ("THOUGHTGEAR_", "TEMPORAL_", "AWS_", "OPENAI_")
 
 

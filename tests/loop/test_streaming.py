@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -385,6 +386,43 @@ async def test_what_is_not_there_is_a_typed_error(store: FaultyStore) -> None:
     hooked.hooks = {"get_history": damaged}
     with pytest.raises(StoreError, match="damaged"):
         await anext(streaming.stream(hooked, run.run_id))
+
+
+async def test_a_deleted_run_ends_its_readers(store: FaultyStore) -> None:
+    """A reader of a run that is deleted meanwhile is told that it is not there any more."""
+    handler = PromptHandler(orm=store, model="scripted:echo")
+    run = await handler.create_run("Go")
+    reader = handler.stream(run.run_id)
+    assert (await anext(reader)).kind == "message"
+    await store.delete_run(run.run_id)
+    with pytest.raises(RunNotFoundError):
+        async with asyncio.timeout(SECONDS):
+            await anext(reader)
+
+
+async def test_a_reader_that_may_not_write_reads(store: FaultyStore) -> None:
+    """In a store that takes nothing from it a reader is told each reply when it is saved."""
+    handler = PromptHandler(orm=store, model=ScriptedProvider(replies=SCRIPT, chunk=3), tools=[shout])
+    run = await handler.create_run("Go")
+    hooked = HookedStore(store)
+
+    async def refuse(*_: Any, **__: Any) -> Any:
+        raise StoreError("It is read only.")
+
+    hooked.hooks = {"save_run": refuse, "put_document": refuse}
+    listener = Listener(streaming.stream(hooked, run.run_id))
+    async with asyncio.timeout(SECONDS):
+        while not listener.events:
+            await asyncio.sleep(0.01)
+    await handler.continue_run(run.run_id)
+    assert story(await listener.all()) == story(await read(handler, run.run_id))
+
+
+@given(st.text(max_size=30))
+def test_a_cursor_is_one_or_a_typed_error(text: str) -> None:
+    """Whatever comes in place of a cursor is one, or an `InvalidInputError`."""
+    with suppress(InvalidInputError):
+        assert str(Cursor.read(text)) or not text
 
 
 async def test_damaged_text_is_none(store: FaultyStore) -> None:
