@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,10 +23,10 @@ from proofs.workers import Job, WorkerProcess
 from sqs_process import work
 from sqs_server import MOST_RECEIVES, SqsServer
 
-from thoughtgear import Limits, PromptHandler, SqsExecutor, SqsWorker
+from thoughtgear import Limits, PromptHandler, ScheduledExecutor, SqsExecutor, SqsWorker, tool
 from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError, ModelUnavailableError
 from thoughtgear.models import RunState
-from thoughtgear.providers.scripted import ScriptedProvider
+from thoughtgear.providers.scripted import ScriptedProvider, call
 from thoughtgear.registry import open_store
 
 STEPS = 4
@@ -261,6 +262,46 @@ async def test_waits_do_not_count_as_failures(sqs: SqsServer, tmp_path: Path, fi
             await case.until(case.empty)
     assert (state.output, len(asked)) == ("hi", times + 1)
     assert case.sent(case.dead) == []
+
+
+async def test_a_long_wait_is_handed_on(sqs: SqsServer, tmp_path: Path) -> None:
+    """In a FIFO queue a wait that is longer than a message may be kept goes from message to message, in one
+    chain, and the run waits as long as it has to."""
+    case = Case(sqs, tmp_path, fifo=True)
+    sent: list[str] = []
+    send = case.client.send_message
+
+    def noting(**message: Any) -> Any:
+        sent.append(message["MessageBody"])
+        return send(**message)
+
+    @tool
+    def look() -> str:
+        """Look."""
+        return "seen"
+
+    case.client.send_message = noting
+    asked: list[float] = []
+
+    async def say(request: Any) -> Any:
+        asked.append(time.monotonic())
+        return [call("look")] if len(asked) == 1 else "end"
+
+    model = ScriptedProvider(replies=say, name="paced")
+    executor = ScheduledExecutor(case.executor(), delay=2.5)
+    handler = PromptHandler(model=model, tools=[look], db=case.db, executor=executor)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("LONGEST_DELAY", "LOOK_SECONDS"):
+            patch.setattr(f"thoughtgear.executors.sqs_worker.{name}", 0.2)
+        async with case.worker(handler):
+            run = await handler.handle_prompt("go")
+            state = await case.ended(run.run_id)
+            await case.until(case.empty)
+    assert (state.output, len(asked)) == ("end", 2)
+    assert asked[1] - asked[0] >= 2.4
+    epochs = [json.loads(body)["epoch"] for body in sent]
+    assert epochs == list(range(len(sent)))
+    assert len(sent) >= 3
 
 
 async def test_a_worker_that_stops_gives_its_message_back(sqs: SqsServer, tmp_path: Path) -> None:

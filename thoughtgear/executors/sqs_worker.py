@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from thoughtgear.errors import (
 from thoughtgear.executors.aws import ask
 from thoughtgear.executors.events import ContinueEvent, read_event
 from thoughtgear.executors.members import member
-from thoughtgear.executors.sqs import SqsExecutor
+from thoughtgear.executors.sqs import LONGEST_DELAY, SqsExecutor
 from thoughtgear.executors.turns import Delivery, Taken, Turn, take, turn_in
 from thoughtgear.logs import loggable
 from thoughtgear.loop import retry_delay
@@ -259,8 +260,10 @@ class SqsWorker:
 
     async def _until_due(self, handler: PromptHandler, turn: Turn) -> None:
         """Wait until a turn is due, or somebody else took it: a FIFO queue keeps no single message back, and
-        holds those that follow this one in its group."""
-        while turn.seconds:
+        holds those that follow this one in its group. A longer wait is handed on: SQS lets nobody keep a
+        message for more than twelve hours."""
+        until = time.monotonic() + LONGEST_DELAY
+        while turn.seconds and time.monotonic() < until:
             await self._pause(min(turn.seconds, LOOK_SECONDS))
             with suppress(StoreError):
                 try:
