@@ -74,7 +74,7 @@ async def test_the_next_one_drives_when_the_first_is_away(tmp_path: Path) -> Non
     away = TemporalExecutor(await Client.connect(NOWHERE, lazy=True))
     async with handler_of(away, LocalExecutor(), db=f"sqlite:///{tmp_path}/runs.db", patience=2) as handler:
         run = await handler.handle_prompt("go")
-        state = await handler.wait(run.run_id, timeout=20)
+        state = await handler.wait(run.run_id, timeout=60)
         assert (state.output, state.driver.executor) == ("go", "local")
         cancelled = await handler.create_run("another")
         assert (await handler.cancel(cancelled.run_id)).status == "cancelled"
@@ -172,10 +172,10 @@ class Partition:
         self.scene, self.proxy, self._client = scene, proxy, client
         self.queue, self._sqs = f"q-{uuid4().hex}", Sqs(scene)
 
-    def handler(self, at: At = nothing) -> PromptHandler:
+    def handler(self, at: At = nothing, patience: float = 60) -> PromptHandler:
         """What every process has."""
         sqs = SqsExecutor(self._sqs.url, client=self._sqs.aws, claim_seconds=5)
-        both = FailoverExecutor([TemporalExecutor(self._client, self.queue), sqs], patience=1)
+        both = FailoverExecutor([TemporalExecutor(self._client, self.queue), sqs], patience=patience)
         return self.scene.handler(both, at)
 
     @asynccontextmanager
@@ -192,6 +192,12 @@ class Partition:
             yield
             stop.set()
             await working
+
+    async def cut_off(self, run_id: str) -> None:
+        """Cut Temporal off, and have the run driven by whatever can."""
+        self.proxy.cut()
+        async with self.handler(patience=2) as handler:
+            await handler.continue_run(run_id)
 
     async def told(self, run_id: str, status: str) -> bool:
         """Whether the workflow, asked on the way that is never cut, has learnt that."""
@@ -226,8 +232,7 @@ async def test_a_partitioned_primary(partition: Partition, point: str) -> None:
     async with partition.temporal(held.at), partition.handler() as handler:
         run_id = (await handler.handle_prompt(text)).run_id
         await scene.until(held.reached.is_set)
-        partition.proxy.cut()
-        await handler.continue_run(run_id)
+        await partition.cut_off(run_id)
         async with partition.sqs(later.at):
             if point == DURING_TOOL:  # it holds the run's claim, and SQS waits for that
                 held.open()
@@ -255,8 +260,7 @@ async def test_a_primary_that_stands_still(partition: Partition, tmp_path: Path)
     async with partition.handler() as handler:
         run_id = (await handler.handle_prompt(text)).run_id
         await scene.until(lambda: worker.frozen)
-        partition.proxy.cut()
-        await handler.continue_run(run_id)
+        await partition.cut_off(run_id)
         async with partition.sqs(nothing):
             state = await handler.wait(run_id, timeout=80)
         partition.proxy.heal()

@@ -75,7 +75,7 @@ async def test_a_message_ends_a_delay_and_a_cancel_too() -> None:
     async with model.handler(executor=ScheduledExecutor(delay=HOUR)) as handler:
         run = await handler.handle_prompt("go", wait=False)
         for times in (1, 2):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while len(model.asked) < times:
                     model.news.clear()
                     await model.news.wait()
@@ -84,12 +84,12 @@ async def test_a_message_ends_a_delay_and_a_cancel_too() -> None:
                 await handler.send(run.run_id, "now")
         await _until_iteration(handler, run.run_id, 2)
         await handler.cancel(run.run_id)
-        state = await handler.wait(run.run_id, timeout=20)
+        state = await handler.wait(run.run_id, timeout=60)
     assert (state.status, len(model.asked)) == ("cancelled", 2)
 
 
 async def _until_iteration(handler: PromptHandler, run_id: str, number: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await handler.get_run(run_id)).iteration < number:
             await asyncio.sleep(0.01)
 

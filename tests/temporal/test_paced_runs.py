@@ -69,7 +69,7 @@ async def test_a_wake_and_a_cancel_end_a_delay(world: World) -> None:
         await _iterated(other, run.run_id, 2)
         await _waits(world, run.run_id)
         await other.cancel(run.run_id)
-        state = await other.wait(run.run_id, timeout=20)
+        state = await other.wait(run.run_id, timeout=60)
     assert (state.status, len(script.asked)) == ("cancelled", 2)
 
 
@@ -81,7 +81,7 @@ async def test_a_rate_over_the_runs_of_a_worker(world: World) -> None:
     begin = time.monotonic()
     async with world.worker(handler):
         runs = [await handler.handle_prompt(f"go {number}") for number in range(4)]
-        states = [await handler.wait(run.run_id, timeout=30) for run in runs]
+        states = [await handler.wait(run.run_id, timeout=60) for run in runs]
     assert {state.status for state in states} == {"done"}
     assert len(script.asked) == 8
     assert all(asked - begin >= number // 2 * 0.8 for number, asked in enumerate(script.asked))
@@ -97,7 +97,7 @@ async def test_a_worker_keeps_the_pace_of_a_local_handler(world: World) -> None:
     handler = world.handler(script, tools=[look], executor=ScheduledExecutor(delay=0.4))
     client = RunClient(world.client, world.queue)
     async with world.worker(handler):
-        result = await client.wait(await client.start("go"), timeout=30)
+        result = await client.wait(await client.start("go"), timeout=60)
     assert result.status == "done"
     assert script.asked[1] - script.asked[0] >= 0.39
 
@@ -115,12 +115,12 @@ async def test_a_new_history_loses_no_delay(world: World) -> None:
 
 
 async def _waits(world: World, run_id: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await world.workflow(run_id).query("progress"))["status"] != "waiting":
             await asyncio.sleep(0.02)
 
 
 async def _iterated(handler: PromptHandler, run_id: str, number: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await handler.get_run(run_id)).iteration < number:
             await asyncio.sleep(0.02)

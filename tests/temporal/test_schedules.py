@@ -31,7 +31,7 @@ HOURLY: dict[str, Any] = {"every": timedelta(hours=1), "paused": True}
 
 
 async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not (found := await condition()):
             await asyncio.sleep(0.05)
     return found
@@ -96,7 +96,7 @@ async def test_a_firing_is_skipped_while_a_run_goes_on(world: World) -> None:
 
     async with world.worker(handler):
         await trigger_schedule(world.client, name)
-        await asyncio.wait_for(begun.wait(), 30)
+        await asyncio.wait_for(begun.wait(), 60)
         await trigger_schedule(world.client, name)
         schedule = await until(skipped)
         assert (schedule.skipped, len(schedule.runs), len(schedule.running)) == (1, 1, 1)
