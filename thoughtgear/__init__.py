@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from thoughtgear.callbacks import Callbacks as Callbacks
     from thoughtgear.client import RunClient as RunClient
+    from thoughtgear.context import Summarise as Summarise
     from thoughtgear.context import Trim as Trim
     from thoughtgear.errors import OutcomeUnknownError as OutcomeUnknownError
     from thoughtgear.events import StreamEvent as StreamEvent
@@ -57,6 +58,7 @@ _WHERE = {
     "TemporalExecutor": "executors.temporal",
     "ThoughtgearPlugin": "worker",
     "StreamEvent": "events",
+    "Summarise": "context",
     "Tool": "tools",
     "ToolContext": "tools",
     "Trim": "context",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from thoughtgear.callbacks import Callbacks
@@ -17,6 +18,7 @@ from thoughtgear.prices import PriceList
 from thoughtgear.protocols import ModelProvider, OrmAdapter
 from thoughtgear.sessions import Sessions
 from thoughtgear.structured import OutputType
+from thoughtgear.summaries import Summaries
 from thoughtgear.threads import ToolThreads
 from thoughtgear.tools import ToolBox
 from thoughtgear.transcript import Transcripts
@@ -44,6 +46,11 @@ class Agent:
     context_policy: Trim | None = None
     prices: PriceList = field(default_factory=lambda: PriceList(None))
     pace: Pace | None = None
+
+    @cached_property
+    def summaries(self) -> Summaries:
+        """Those of its conversations."""
+        return Summaries(self.store)
 
     async def context_for(self, state: RunState) -> str:
         """Return the system context, which may be a (sync or async) function of the run. Raises

@@ -32,53 +32,116 @@ class Trim:
 
     def __post_init__(self) -> None:
         if not isinstance(self.tokens, int) or isinstance(self.tokens, bool) or self.tokens < 1000:
-            raise ConfigurationError("Trim(tokens=…) is a whole number of 1,000 or more.")
+            raise ConfigurationError(f"{type(self).__name__}(tokens=…) is a whole number of 1,000 or more.")
+
+    @property
+    def note_tokens(self) -> int:
+        """What is kept free for what stands in place of the turns that are left out."""
+        return 0
 
     def fit(
         self, earlier: Sequence[Message], own: Sequence[Message], context: str, tools: Sequence[ToolSpec]
     ) -> list[Message]:
         """Return what is sent of the session's earlier messages and of the run's own. It depends on what was
         said alone: the same conversation is always cut at the same places."""
-        turns = [(turn, True) for turn in _turns(earlier)]
-        turns += [(turn, turn[0].role != "user") for turn in _turns(own)]
-        sizes = [sum(map(tokens_of, turn)) for turn, _ in turns]
+        return self.plan([("", message) for message in earlier], "", own, context, tools).joined(LEFT_OUT)
+
+    def plan(
+        self,
+        earlier: Sequence[tuple[str, Message]],
+        run_id: str,
+        own: Sequence[Message],
+        context: str,
+        tools: Sequence[ToolSpec],
+    ) -> Plan:
+        """Return where the conversation is cut. `earlier` has each message with its run's id."""
+        turns = [Part(run, turn, True) for run, turn in _turns(earlier)]
+        turns += [Part(run_id, turn, turn[0].role != "user") for _, turn in _turns([("", m) for m in own])]
+        sizes = [sum(map(tokens_of, part.turn)) for part in turns]
         total = (len(context) + sum(len(repr(spec)) for spec in tools)) // LETTERS_A_TOKEN
-        oldest = 0  # turns before it are left out where they may be
+        oldest, cuts = 0, list[int]()  # turns before the oldest are left out where they may be
         for position, size in enumerate(sizes):
             total += size
+            before = oldest
             if total > self.tokens:
                 while oldest < position and total > self.tokens // 2:
-                    total -= sizes[oldest] if turns[oldest][1] else 0
+                    total -= sizes[oldest] if turns[oldest].optional else 0
                     oldest += 1
-        return _joined(turns, oldest)
+            if any(part.optional for part in turns[before:oldest]):
+                total += 0 if cuts else self.note_tokens
+                cuts.append(oldest)
+        return Plan(turns, cuts, oldest)
+
+
+@dataclass(frozen=True)
+class Summarise(Trim):
+    """Like `Trim`, and in place of what is left out stands a summary that the model writes, one for each cut,
+    out of the one before it and the turns since. It is bought once and kept in the store; where it can't be
+    had, a note stands there. Raises `ConfigurationError`."""
+
+    @property
+    def note_tokens(self) -> int:
+        return min(2000, self.tokens // 8)
+
+    @property
+    def summary_letters(self) -> int:
+        """How long a summary may be."""
+        return self.note_tokens * LETTERS_A_TOKEN
+
+
+@dataclass(frozen=True)
+class Part:
+    """A turn of a conversation with the id of its run; what is not `optional` is always sent."""
+
+    run_id: str
+    turn: list[Message]
+    optional: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A conversation and where it is cut: of the turns before each of `cuts` those that may be left out are.
+    `oldest` is the last place up to which that was looked at."""
+
+    parts: Sequence[Part]
+    cuts: Sequence[int]
+    oldest: int
+
+    def left_out(self, cut: int) -> list[tuple[str, list[Message]]]:
+        """The turns that are left out before a cut, with the ids of their runs."""
+        return [(part.run_id, part.turn) for part in self.parts[:cut] if part.optional]
+
+    def covered(self, number: int) -> list[list[Message]]:
+        """The turns that are left out by the cut of that number and not by the one before it."""
+        begin = self.cuts[number - 1] if number else 0
+        return [part.turn for part in self.parts[begin : self.cuts[number]] if part.optional]
+
+    def joined(self, note: str) -> list[Message]:
+        """What is sent, with a note where the last of what is left out stood."""
+        made: list[Message] = []
+        for position, part in enumerate(self.parts):
+            if position == self.oldest and self.cuts:
+                made.append(Message(seq=part.turn[0].seq, role="user", text=note))
+            if position >= self.oldest or not part.optional:
+                made += part.turn
+        return made
 
 
 def check_policy(policy: Trim | None) -> Trim | None:
     """Return the policy. Raises `ConfigurationError` for what is none."""
     if policy is not None and not isinstance(policy, Trim):
-        raise ConfigurationError("context_policy is None or Trim(tokens=…).")
+        raise ConfigurationError("context_policy is None, Trim(tokens=…) or Summarise(tokens=…).")
     return policy
 
 
-def _turns(messages: Sequence[Message]) -> list[list[Message]]:
-    turns: list[list[Message]] = []
-    for message in messages:
+def _turns(messages: Sequence[tuple[str, Message]]) -> list[tuple[str, list[Message]]]:
+    turns: list[tuple[str, list[Message]]] = []
+    for run_id, message in messages:
         if message.role == "tool" and turns:
-            turns[-1].append(message)
+            turns[-1][1].append(message)
         else:
-            turns.append([message])
+            turns.append((run_id, [message]))
     return turns
-
-
-def _joined(turns: Sequence[tuple[list[Message], bool]], oldest: int) -> list[Message]:
-    """What is sent, with a note where the last of what is left out stood."""
-    made: list[Message] = []
-    for position, (turn, optional) in enumerate(turns):
-        if position == oldest and any(each for _, each in turns[:oldest]):
-            made.append(Message(seq=turn[0].seq, role="user", text=LEFT_OUT))
-        if position >= oldest or not optional:
-            made += turn
-    return made
 
 
 def tokens_of(message: Message) -> int:

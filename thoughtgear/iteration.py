@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from thoughtgear import live
 from thoughtgear.agent import Agent
 from thoughtgear.calls import Calls
 from thoughtgear.commit import FRESH_SECONDS, RunWriter, uninterrupted
+from thoughtgear.context import LEFT_OUT, Plan, Summarise, Trim
 from thoughtgear.errors import (
     ModelError,
     ModelRejectedError,
@@ -27,8 +29,9 @@ from thoughtgear.foreign import contained
 from thoughtgear.loop import limit_reached, seconds_of
 from thoughtgear.models import InboxItem, Parent, RunState, Usage, now
 from thoughtgear.payloads import IterationResult
-from thoughtgear.protocols import Attempt, ModelReply, ModelRequest
+from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, OnText
 from thoughtgear.replies import accept, bounded, storable
+from thoughtgear.summaries import Fitted, Terms
 from thoughtgear.transitions import as_message, close_calls, end_run, lose_reply, save_reply
 
 FIRST_LOOK, LAST_LOOK = 0.2, 30.0
@@ -205,12 +208,13 @@ class _Iteration:
             return
         seen = state.mail
         parent = await agent.sessions.frozen(state)
-        request = await self._request(seen, parent)
+        request, fitted = await self._request(seen, parent)
         await self._writer.check()
         reply = await self._call_model(request)
-        self._used = reply.usage
+        self._used = sum((usage for usage, _ in fitted.paid), reply.usage)
         message, rows = accept(agent, reply, state.iteration + 1)
         change = partial(save_reply, reply=message, rows=rows, seen=seen, parent=parent, limits=agent.limits)
+        change = partial(change, summarised=fitted.place, summaries=fitted.paid)
         if agent.output_type is not None and not rows:
             change = partial(change, answer=agent.output_type.check(message.text))
         await self._writer.commit(change, release=not rows and not self._attempt.keep_claim)
@@ -230,7 +234,7 @@ class _Iteration:
         )
         await self._writer.commit(finish, release=not self._attempt.keep_claim)
 
-    async def _request(self, seen: Sequence[InboxItem], parent: Parent | None) -> ModelRequest:
+    async def _request(self, seen: Sequence[InboxItem], parent: Parent | None) -> tuple[ModelRequest, Fitted]:
         agent, state = self._agent, self._writer.state
         earlier = await agent.sessions.earlier(state, parent)
         own = await agent.transcripts.messages(state)
@@ -239,32 +243,55 @@ class _Iteration:
         attached += [(state.run_id, message) for message in await agent.transcripts.attached(state)]
         context, tools = await agent.context_for(state), agent.toolbox.specs()
         files = [(run_id, each.sha256) for run_id, message in attached for each in message.attachments]
-        messages = [message for _, message in earlier]
-        if agent.context_policy is None:
-            messages += [*own, *mail]
-        else:
-            messages = agent.context_policy.fit(messages, [*own, *mail], context, tools)
-            sent = {each.sha256 for message in messages for each in message.attachments}
+        fitted = Fitted([*(message for _, message in earlier), *own, *mail])
+        if agent.context_policy is not None:
+            plan = agent.context_policy.plan(earlier, state.run_id, [*own, *mail], context, tools)
+            fitted = await self._fitted(agent.context_policy, plan)
+            sent = {each.sha256 for message in fitted.messages for each in message.attachments}
             files = [(run_id, sha256) for run_id, sha256 in files if sha256 in sent]
-        return ModelRequest(
+        request = ModelRequest(
             context=context,
-            messages=messages,
+            messages=fitted.messages,
             tools=tools,
             files={sha256: await agent.transcripts.file(run_id, sha256) for run_id, sha256 in files},
             options=agent.model_options,
             output=agent.output_type.spec if agent.output_type else None,
         )
+        return request, fitted
+
+    async def _fitted(self, policy: Trim, plan: Plan) -> Fitted:
+        if not isinstance(policy, Summarise):
+            return Fitted(plan.joined(LEFT_OUT))
+        agent, state = self._agent, self._writer.state
+        terms = Terms(state.run_id, state.summarised, self._buy_summary, agent.prices.cost)
+        return await agent.summaries.fit(policy, plan, terms)
+
+    async def _buy_summary(self, request: ModelRequest) -> ModelReply:
+        """Ask for a summary, of which nobody is shown anything while it is written."""
+
+        async def unheard(piece: str) -> None:
+            pass
+
+        await self._writer.check()
+        return await self._ask(request, unheard)
 
     async def _call_model(self, request: ModelRequest) -> ModelReply:
-        agent, state, seconds = self._agent, self._writer.state, self._agent.limits.model_seconds
+        agent, state = self._agent, self._writer.state
         text = live.LiveWriter(agent.store, state.run_id, state.iteration + 1, state.version)
 
         async def on_text(piece: str) -> None:
             await agent.callbacks.fire("on_partial_reply", state.run_id, piece)
             text.add(storable(piece), wanted=self._writer.state.stream)  # a reader may come meanwhile
 
+        async with aclosing(text):
+            reply = await self._ask(request, on_text)
+        log.info("reply with %d calls", len(reply.calls), extra=self._extra)
+        return reply
+
+    async def _ask(self, request: ModelRequest, on_text: OnText) -> ModelReply:
+        agent, seconds = self._agent, self._agent.limits.model_seconds
         try:
-            async with asyncio.timeout(seconds) as scope, aclosing(text):
+            async with asyncio.timeout(seconds) as scope:
                 ask = partial(agent.model.reply, request, bounded(on_text, agent.limits))
                 reply: ModelReply = await contained("The model's provider", ask)
         except TimeoutError as exc:
@@ -273,8 +300,7 @@ class _Iteration:
             raise ModelUnavailableError(
                 f"The model did not answer within {seconds:g} s.", begun=True
             ) from exc
-        log.info("reply with %d calls", len(reply.calls), extra=self._extra)
-        return reply
+        return reply if reply.model else replace(reply, model=agent.model.model)
 
     async def _tell(self, state: RunState, result: IterationResult) -> None:
         await self._agent.callbacks.fire("on_iteration", state.run_id, result)

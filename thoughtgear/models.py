@@ -232,7 +232,8 @@ class RunState(Record):
     `iteration` counts the completed ones, `message_count` is the next `seq`, `ledger` is of the current
     iteration only (empty means that no reply of it is saved), `nonce` is the last commit by the claim's
     holder, `absorbed` holds the request ids of messages that left the inbox, `lost_replies` counts those that
-    broke off since one was saved, `sent_back` final answers that did not fit. `linked` is set on a run that
+    broke off since one was saved, `sent_back` final answers that did not fit. `summarised` is how many turns
+    of its conversation stand in summaries that are on its bill. `linked` is set on a run that
     has not begun when another one follows it in its session: it is in the chain, and not its end. Its clock
     runs from `started_at` on, which is None until it begins, or begins anew by a retry; it is `waiting` from
     `paused_at` on for a person, and `paused_seconds` is how long it waited before. `ended_by` names who ended
@@ -263,6 +264,7 @@ class RunState(Record):
     model_replies: int = 0
     lost_replies: int = 0
     sent_back: int = 0
+    summarised: int = 0
     usage: Usage = Field(default_factory=Usage)
     bill: Bill = Field(default_factory=Bill)
     ledger: list[CallRecord] = Field(default_factory=list)

@@ -52,10 +52,13 @@ def save_reply(
     limits: Limits,
     parent: Parent | None = None,
     answer: Answer | None = None,
+    summarised: int = 0,
+    summaries: Sequence[tuple[Usage, float | None]] = (),
 ) -> list[Message]:
     """Append the messages that the model saw and its reply; a reply without calls completes the turn.
     `parent` is how much of the conversation it saw, which is frozen by this. `answer` is what the check of a
-    final answer found, where there is one."""
+    final answer found, where there is one. `summaries` is what was counted for those that stand for
+    `summarised` turns, and what they cost."""
     go_on(state)
     if parent is not None and state.parent is not None and parent.run_id == state.parent.run_id:
         state.parent = parent
@@ -63,6 +66,9 @@ def save_reply(
     state.lost_replies = 0
     state.usage = state.usage + reply.usage if reply.usage else state.usage
     state.bill = state.bill.plus(reply.cost)
+    for usage, cost in summaries:
+        state.usage, state.bill = state.usage + usage, state.bill.plus(cost)
+    state.summarised = max(state.summarised, summarised)
     messages = [*absorb(state, seen), reply]
     state.ledger = [row.model_copy() for row in rows]
     if rows:

@@ -1,0 +1,230 @@
+"""Summaries in place of what is left out of a long conversation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from test_context_policy import TURNS, flat, said
+
+from thoughtgear import Price, PromptHandler, Summarise, Trim, tool
+from thoughtgear.adapters.memory import MemoryAdapter
+from thoughtgear.context import LEFT_OUT, tokens_of
+from thoughtgear.errors import ModelRejectedError, ModelUnavailableError
+from thoughtgear.models import Message, Usage
+from thoughtgear.protocols import ModelReply, ModelRequest, OnText, RequestedCall
+from thoughtgear.summaries import INSTRUCTION, SUMMARY, Summaries, Terms
+
+BUDGET = 2000
+COUNTED = Usage(input_tokens=100, output_tokens=10)
+PRICES = {"m": Price(input=10.0, output=0.0)}
+Write = Callable[[ModelRequest, int], ModelReply]
+
+
+@tool
+def look(path: str) -> str:
+    """Look at a file."""
+    return path * 100
+
+
+def summary(request: ModelRequest, number: int) -> ModelReply:
+    return ModelReply(f"Summary {number}.", usage=COUNTED)
+
+
+class Model:
+    """Calls a tool a number of times, and then answers; what it writes as a summary is `write`'s."""
+
+    model = "m"
+
+    def __init__(self, calls: int, write: Write = summary) -> None:
+        self.calls, self.write = calls, write
+        self.requests: list[ModelRequest] = []
+        self.summaries: list[ModelRequest] = []
+        self.fails_with: Exception | None = None
+
+    async def reply(self, request: ModelRequest, on_text: OnText) -> ModelReply:
+        if request.context.startswith(INSTRUCTION[:40]):
+            self.summaries.append(request)
+            return self.write(request, len(self.summaries))
+        if self.fails_with is not None and SUMMARY in text_of(request):
+            raised, self.fails_with = self.fails_with, None
+            raise raised
+        self.requests.append(request)
+        if len(self.requests) % (self.calls + 1):
+            call = RequestedCall("look", f'{{"path": "p{len(self.requests):03}"}}')
+            return ModelReply(calls=[call], usage=COUNTED, model="m")
+        return ModelReply("Done.", usage=COUNTED, model="m")
+
+    async def aclose(self) -> None:
+        pass
+
+
+def text_of(request: ModelRequest) -> str:
+    return "\n".join(message.text for message in request.messages)
+
+
+def handler_of(model: Model, db: str, **more: object) -> PromptHandler:
+    policy = Summarise(tokens=BUDGET)
+    return PromptHandler(model=model, db=db, tools=[look], context_policy=policy, prices=PRICES, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/runs.db"
+
+
+async def test_a_long_run_goes_on_from_its_summaries(db: str) -> None:
+    """What is left out stands in one summary, made of the one before it and the turns since; each is bought
+    once and is on the run's bill; the prompt is always sent, and the transcript stays whole."""
+    model = Model(40)
+    async with handler_of(model, db) as handler:
+        state = await handler.handle_prompt("Look at all.")
+        history = await handler.history(state.run_id)
+    assert (state.status, len(history)) == ("done", 82)
+    sent = [sum(map(tokens_of, request.messages)) for request in model.requests]
+    assert max(sent) <= BUDGET
+    bought = len(model.summaries)
+    assert 2 < bought < 20
+    for before, request in enumerate(model.summaries):
+        [asked] = request.messages
+        assert (f"Summary {before}." in asked.text) == (before > 0)
+        assert tokens_of(asked) <= BUDGET + 100
+        assert not request.tools
+    last = model.requests[-1]
+    assert [message.text for message in last.messages[:2]] == [
+        "Look at all.",
+        f"{SUMMARY}\n\nSummary {bought}.",
+    ]
+    covered = "".join(request.messages[0].text for request in model.summaries)
+    kept = "".join(str(message.tool_calls) for message in last.messages)
+    assert all((f"p{n:03}" in covered) != (f"p{n:03}" in kept) for n in range(1, 41))
+    assert state.usage == Usage(input_tokens=100 * (41 + bought), output_tokens=10 * (41 + bought))
+    assert state.cost == pytest.approx((41 + bought) * 0.001)
+
+
+async def test_a_summary_is_not_bought_again_after_a_crash(db: str) -> None:
+    """An attempt that dies between a summary and its own commit leaves the summary in the store: the next
+    one, of another process, sends it, and counts it once."""
+    model = Model(20, lambda request, n: ModelReply(f"Summary {n}.", usage=COUNTED, model="m"))
+    model.fails_with = RuntimeError("dies")
+    async with handler_of(model, db) as handler:
+        state = await handler.handle_prompt("Look.")
+    counted = len(model.requests)
+    assert (state.status, len(model.summaries)) == ("failed", 1)
+    assert state.usage.input_tokens == 100 * counted
+    async with handler_of(model, db) as handler:
+        state = await handler.retry(state.run_id)
+    bought = len(model.summaries)
+    assert state.status == "done"
+    assert "Summary 1." in text_of(model.requests[counted])
+    assert state.usage.input_tokens == 100 * (21 + bought)
+    assert state.cost == pytest.approx((21 + bought) * 0.001)
+
+
+async def test_the_runs_of_a_session_share_their_summaries(db: str) -> None:
+    """What one run of a session had summarised of the earlier ones, the next one finds; deleting the run that
+    it is kept with deletes it."""
+    model = Model(30)
+    async with handler_of(model, db) as handler:
+        first = await handler.handle_prompt("Look.", session_id="s")
+        await handler.handle_prompt("Again.", session_id="s")
+        shown = [text for text in map(text_of, model.requests) if text.endswith("Again.")]
+        before = len(model.summaries)
+        model.calls = 0
+        model.requests.clear()
+        state = await handler.handle_prompt("And again.", session_id="s")
+        assert len(model.summaries) <= before + 8
+        mine = len(model.summaries)
+        state = await handler.handle_prompt("Once more.", session_id="s")
+        assert (state.status, len(model.summaries)) == ("done", mine)
+        assert SUMMARY in text_of(model.requests[-1])
+        keys = await handler.store.list_documents("files", f"{first.run_id}/summary-")
+        assert keys
+        await handler.store.delete_run(first.run_id)
+        assert await handler.store.list_documents("files", f"{first.run_id}/") == []
+    assert shown
+
+
+@pytest.mark.parametrize("how", ["rejected", "unavailable", "empty", "blank"])
+async def test_without_a_summary_it_is_trimmed(db: str, how: str) -> None:
+    """A summary that can't be had costs the run nothing but what was counted: a note stands in its place, and
+    the same one isn't asked for at once again."""
+
+    def write(request: ModelRequest, number: int) -> ModelReply:
+        if how == "rejected":
+            raise ModelRejectedError("no")
+        if how == "unavailable":
+            raise ModelUnavailableError("later", begun=True)
+        return ModelReply("" if how == "empty" else " \n", usage=COUNTED)
+
+    model = Model(24, write)
+    async with handler_of(model, db) as handler:
+        state = await handler.handle_prompt("Look.")
+    assert (state.status, state.lost_replies) == ("done", 0)
+    assert LEFT_OUT in text_of(model.requests[-1])
+    assert SUMMARY not in text_of(model.requests[-1])
+    paid = len(model.summaries) if how in ("empty", "blank") else 0
+    assert state.usage.input_tokens == 100 * (25 + paid)
+    assert len(model.summaries) <= 3
+
+
+async def test_of_two_that_are_bought_at_once_one_stays() -> None:
+    """Two workers that buy the same summary at once send the same one, and each has its own on the bill."""
+    store, both = MemoryAdapter(), asyncio.Barrier(2)
+    policy = Summarise(tokens=BUDGET)
+    own = flat([said("user", 5), *[said("assistant", 3000) for _ in range(3)]])
+    numbered = [message.model_copy(update={"seq": seq}) for seq, message in enumerate(own)]
+    plan = policy.plan([], "r", numbered, "", [])
+    assert len(plan.cuts) == 1
+
+    async def worker(name: str) -> tuple[str, list[tuple[Usage, float | None]]]:
+        async def buy(request: ModelRequest) -> ModelReply:
+            await both.wait()
+            return ModelReply(f"By {name}.", usage=COUNTED)
+
+        fitted = await Summaries(store).fit(policy, plan, Terms("r", 0, buy, lambda reply: 0.5))
+        return "".join(message.text for message in fitted.messages), fitted.paid
+
+    async with asyncio.timeout(10):
+        (one, paid), (other, paid_too) = await asyncio.gather(worker("one"), worker("other"))
+    assert one == other
+    assert paid == paid_too == [(COUNTED, 0.5)]
+
+
+async def test_a_damaged_summary_is_written_anew_and_a_long_one_is_cut() -> None:
+    """What can't be read counts as absent; what is longer than its room is cut to it."""
+    store, policy = MemoryAdapter(), Summarise(tokens=BUDGET)
+    own = flat([said("user", 5), *[said("assistant", 3000) for _ in range(3)]])
+    numbered = [message.model_copy(update={"seq": seq}) for seq, message in enumerate(own)]
+    plan = policy.plan([], "r", numbered, "", [])
+
+    async def buy(request: ModelRequest) -> ModelReply:
+        return ModelReply("x" * 100_000)
+
+    terms = Terms("r", 0, buy, lambda reply: None)
+    await Summaries(store).fit(policy, plan, terms)
+    [key] = await store.list_documents("files", "r/")
+    document = await store.get_document("files", key)
+    assert document is not None
+    await store.put_document("files", key, b"{", tag=document.tag)
+    fitted = await Summaries(store).fit(policy, plan, terms)
+    assert [len(each.text) for each in fitted.messages if SUMMARY in each.text] == [len(SUMMARY) + 2 + 1000]
+
+
+@settings(max_examples=200, deadline=None)
+@given(TURNS, TURNS)
+def test_the_summaries_cover_what_is_left_out(
+    before: Sequence[list[Message]], after: Sequence[list[Message]]
+) -> None:
+    """The turns that the summaries are made of are those that are left out, each once and in their order."""
+    earlier, own = flat([said("user", 5), *before]), flat([said("user", 9), *after])
+    for policy in (Summarise(1000), Trim(1000)):
+        plan = policy.plan([("a", message) for message in earlier], "b", own, "context", [])
+        covered = [turn for number in range(len(plan.cuts)) for turn in plan.covered(number)]
+        assert covered == [turn for _, turn in (plan.left_out(plan.cuts[-1]) if plan.cuts else [])]
+        kept = [message for message in plan.joined("note") if message.text != "note"]
+        gone = {id(message) for turn in covered for message in turn}
+        assert [id(m) for m in [*earlier, *own] if id(m) not in gone] == [id(m) for m in kept]
