@@ -119,7 +119,9 @@ class Reader:
         state = await self._load()
         if self.state is not None and state.version == self.state.version and not self._more:
             return []
-        messages = await self._store.get_history(self._run_id, self._told.needs, PAGE)
+        page = await self._store.get_history(self._run_id, self._told.needs, PAGE)
+        # A commit may have come in between: its messages are told when its state is known.
+        messages = [message for message in page if message.seq < state.message_count]
         events = [event for message in messages for event in self._told.message(message)]
         self.state, self._more = state, len(messages) == PAGE
         if self._more:

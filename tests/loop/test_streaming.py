@@ -425,6 +425,41 @@ def test_a_cursor_is_one_or_a_typed_error(text: str) -> None:
         assert str(Cursor.read(text)) or not text
 
 
+async def test_a_commit_between_two_requests_is_told_once(store: FaultyStore) -> None:
+    """A reply that is saved between a reader's requests for the state and for the messages is told
+    once, and the text that is still there of it is not."""
+    model = Gated(["One, ", "two."], ["Three."])
+    handler = PromptHandler(orm=store, model=model)
+    run = await handler.create_run("Count", stream=True)
+    hooked = HookedStore(store)
+    reader = streaming.Reader(hooked, run.run_id, Cursor())
+    events = await reader.look()
+    driving = asyncio.create_task(handler.continue_run(run.run_id))
+    model.let()
+    async with asyncio.timeout(SECONDS):
+        while said(events)[-1:] != ["One, "]:
+            events += await reader.look()
+            await asyncio.sleep(0.01)
+        await handler.send(run.run_id, "And?")
+
+        async def late(real: Any, *args: Any) -> Any:
+            del hooked.hooks["get_history"]
+            model.let()
+            while not (await handler.get_run(run.run_id)).iteration:
+                await asyncio.sleep(0.01)
+            return await real(*args)
+
+        hooked.hooks["get_history"] = late
+        while "get_history" in hooked.hooks:
+            events += await reader.look()
+        model.let()
+        await driving
+        while not reader.over:
+            events += await reader.look()
+    assert story(events) == story(await read(handler, run.run_id))
+    assert not [event for event in events if event.kind == "superseded"]
+
+
 async def test_damaged_text_is_none(store: FaultyStore) -> None:
     """A document of growing text that nobody can read is passed over, and replaced by the next piece."""
     model = Gated(["One, ", "two."])
