@@ -452,6 +452,7 @@ async def test_a_commit_between_two_requests_is_told_once(store: FaultyStore) ->
         hooked.hooks["get_history"] = late
         while "get_history" in hooked.hooks:
             events += await reader.look()
+        events += await reader.look()
         model.let()
         await driving
         while not reader.over:
