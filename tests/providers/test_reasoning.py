@@ -1,6 +1,8 @@
 """What goes back of reasoning, where the provider would refuse it: cut, unsigned, or nothing behind it."""
 
+import asyncio
 import json
+import re
 
 import pytest
 from conversations import asked, assistant, listed, reasoned, turn, user
@@ -8,12 +10,14 @@ from dialects import ANTHROPIC, BEDROCK, OPENAI, RESPONSES, anthropic_events, be
 from event_stream import frames
 from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
 from pydantic import TypeAdapter
-from replay_server import named_events, replay, stream
+from replay_server import events, named_events, replay, stream
 from story import Story
 
+from thoughtgear.handler import PromptHandler
 from thoughtgear.models import Native, ReplyPart
 from thoughtgear.providers import anthropic_request, responses_request
 from thoughtgear.providers.bedrock_request import converse_arguments
+from thoughtgear.providers.openai import OpenAIProvider
 
 ADAPTIVE = {"type": "adaptive"}
 BUDGET = {"type": "enabled", "budget_tokens": 2000}
@@ -130,3 +134,80 @@ async def test_a_gateway_that_says_that_its_model_failed_is_asked_again(tmp_path
         made = Story(tmp_path, OPENAI.make)
         state, _ = await made.run(stream(OPENAI.say(text, (), reason)), stream(OPENAI.text("Fine.")))
         assert (state.output, made.asked) == ("Fine.", 2)
+
+
+def chat(*deltas: dict, reason: str = "tool_calls") -> bytes:
+    made = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}
+    return events(*map(json.dumps, [*made, end]), "[DONE]")
+
+
+def call_delta(**more) -> dict:
+    return {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "look", "arguments": "{}"}, **more}]}
+
+
+DETAIL = {"type": "reasoning.text", "index": 0, "format": "anthropic-claude-v1"}
+HIDDEN_DETAIL = {"type": "reasoning.encrypted", "index": 1, "id": "r", "data": "c2VjcmV0"}
+SIGNATURE = {"google": {"thought_signature": "c2ln"}}
+
+
+@pytest.mark.parametrize(
+    ("deltas", "own", "beside"),
+    [
+        ([{"reasoning_content": "H"}, {"reasoning_content": "m."}], {"reasoning_content": "Hm."}, {}),
+        ([{"reasoning": "H"}, {"reasoning": "m."}], {"reasoning": "Hm."}, {}),
+        (
+            [
+                {"reasoning": "H", "reasoning_details": [{**DETAIL, "text": "H"}]},
+                {"reasoning_details": [{**DETAIL, "text": "m."}]},
+                {"reasoning_details": [{**DETAIL, "signature": "c2ln"}, HIDDEN_DETAIL]},
+            ],
+            {"reasoning_details": [{**DETAIL, "text": "Hm.", "signature": "c2ln"}, HIDDEN_DETAIL]},
+            {},
+        ),
+        ([{}], {}, {"extra_content": SIGNATURE}),
+    ],
+    ids=["deepseek", "vllm", "openrouter", "google"],
+)
+async def test_a_compatible_server_gets_its_reasoning_back(tmp_path, quick, deltas, own, beside):
+    """What a server of Chat Completions sends of reasoning comes back with the reply that it belongs to, and
+    to nobody else: DeepSeek, and Gemini behind others, refuse calls without it."""
+    called = chat(*deltas, {"content": "So."}, call_delta(**beside))
+    done = chat({"content": "Done."}, reason="stop")
+
+    async def answer(reader, writer) -> None:
+        await stream(called if len(server.bodies) == 1 else done)(reader, writer)
+
+    async with replay(answer) as server:
+        for name, back in (("m", True), ("m", True), ("m", False), ("another", True)):
+            model = OpenAIProvider(name, base_url=server.base_url, return_reasoning=back)
+            db = f"sqlite:///{tmp_path}/r.db"
+            async with PromptHandler(model=model, db=db, tools=[look]) as handler:
+                state = await handler.handle_prompt("Hi.", session_id="s")
+            assert (state.status, state.output) == ("done", "Done.")
+    for body in server.bodies[1:3]:
+        first = body["messages"][1]
+        assert (first["role"], first["content"]) == ("assistant", "So.")
+        assert {name: first.get(name) for name in own} == own
+        assert {name: first["tool_calls"][0].get(name) for name in beside} == beside
+    for body in server.bodies[3:]:
+        assert not {*own, *beside} & set(re.findall(r"[a-z_]+", json.dumps(body["messages"])))
+
+
+def look() -> str:
+    """Look."""
+    return "seen"
+
+
+async def test_hostile_reasoning_is_bounded_and_breaks_nothing(tmp_path, quick):
+    """Fields of any type are read over; very many small pieces take no time that grows with their square."""
+    wrong = [5, None, [], {}, "x", [5], [{}], [{"type": [], "text": 5}]]
+    names = ("reasoning", "reasoning_content", "reasoning_details")
+    body = chat(*({name: value} for name in names for value in wrong), call_delta(extra_content=5))
+    piece = {"reasoning_details": [{**DETAIL, "text": "x"}]}
+    many = chat(*[piece] * 20_000, {"content": "Fine."}, reason="stop")
+    made = Story(tmp_path, OPENAI.make)
+    async with asyncio.timeout(20):
+        state, history = await made.run(stream(body), stream(many))
+    assert (state.status, state.output) == ("done", "Fine.")
+    assert len(history[-1].native.parts[0].own["reasoning_details"][0]["text"]) == 20_000

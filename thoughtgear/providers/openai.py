@@ -28,14 +28,22 @@ class OpenAIProvider(HttpProvider):
     )
 
     def __init__(
-        self, name: str = "", *, api: Literal["responses", "chat"] | None = None, **settings: Any
+        self,
+        name: str = "",
+        *,
+        api: Literal["responses", "chat"] | None = None,
+        return_reasoning: bool = True,
+        **settings: Any,
     ) -> None:
         """`api` is which of its two protocols is spoken (None: "responses" with OpenAI itself, "chat" with
-        everyone else). The other settings are those of `HttpProvider`. Raises `ConfigurationError`."""
+        everyone else). A server of Chat Completions that sends reasoning gets it back with the transcript,
+        unless `return_reasoning` is False. The other settings are those of `HttpProvider`. Raises
+        `ConfigurationError`."""
         super().__init__(name, **settings)
         if api not in (None, "responses", "chat"):
             raise ConfigurationError('The api of an OpenAI model is "responses" or "chat".')
         official = self._base_url.host.endswith(self.vendor.host)
+        self._return_reasoning = return_reasoning
         self._official, self._responses = official, official if api is None else api == "responses"
 
     def _auth(self, key: str) -> dict[str, str]:
@@ -44,7 +52,9 @@ class OpenAIProvider(HttpProvider):
     def _encode(self, request: ModelRequest) -> tuple[str, bytes]:
         if self._responses:
             return "/responses", responses_request.encode_request(self.model, request)
-        return "/chat/completions", openai_request.encode_request(self.model, request, pdf=self._official)
+        return "/chat/completions", openai_request.encode_request(
+            self.model, request, pdf=self._official, reasoning=self._return_reasoning
+        )
 
     def _builder(self) -> Builder:
         return ResponseBuilder() if self._responses else ReplyBuilder()

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from thoughtgear.models import Usage
+from thoughtgear.models import Native, ReplyPart, Usage
 from thoughtgear.protocols import ModelReply, RequestedCall
 from thoughtgear.providers.answers import MOST_CALLS
+from thoughtgear.providers.chat_reasoning import PROVIDER, Reasoning, extra_of
 from thoughtgear.providers.partial_reply import CUT_REASONS, Progress
 from thoughtgear.providers.pieces import JsonObject, count, mapping, mappings, text_of
 
@@ -24,6 +25,7 @@ class PartialCall:
     id: str = ""
     name: str = ""
     arguments: JsonObject = field(default_factory=JsonObject)
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def extend(self, id_: str, name: str, arguments: str) -> None:
         """Take a delta. A name comes whole, comes again with every delta, or comes in pieces."""
@@ -57,6 +59,7 @@ class ReplyBuilder(Progress):
     text: list[str] = field(default_factory=list)
     calls: list[PartialCall] = field(default_factory=list)
     chosen: bool = False
+    reasoning: Reasoning = field(default_factory=Reasoning)
 
     @property
     def parts(self) -> int:
@@ -101,6 +104,7 @@ class ReplyBuilder(Progress):
         if not isinstance(delta, Mapping):
             return ""
         self.chosen = True
+        self.reasoning.add(delta)
         for call in mappings(delta.get("tool_calls")):
             self._call(call)
         # A refusal takes the place of the content; to the reader it is the answer.
@@ -119,6 +123,7 @@ class ReplyBuilder(Progress):
             call = PartialCall(index)
             self.calls.append(call)
         call.extend(*given)
+        call.extra |= extra_of(delta)
 
     def _place(self, index: int | None, id_: str) -> PartialCall | None:
         """Find the call that a delta goes on with: the newest of its index, of its id, or of all."""
@@ -136,7 +141,17 @@ class ReplyBuilder(Progress):
             model=self.model,
             stop_reason=self.stop_reason,
             request_id=request_id or self.answer_id,
+            native=self._native(model),
         )
+
+    def _native(self, model: str) -> Native | None:
+        """What the server wants back, where it sent any of it."""
+        own = self.reasoning.own()
+        if not own and not any(call.extra for call in self.calls):
+            return None
+        parts = [ReplyPart(own=own), ReplyPart(letters=sum(map(len, self.text)))]
+        parts += [ReplyPart(call=number, own=call.extra) for number, call in enumerate(self.calls)]
+        return Native(provider=PROVIDER, model=model, parts=parts)
 
     def _requested(self, call: PartialCall) -> RequestedCall:
         whole = call.arguments.whole or self.stop_reason not in CUT_REASONS

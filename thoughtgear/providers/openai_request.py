@@ -7,6 +7,7 @@ from typing import Any
 
 from thoughtgear.models import Attachment, Message
 from thoughtgear.protocols import ModelRequest, OutputSpec, ToolSpec
+from thoughtgear.providers.chat_reasoning import PROVIDER, of_call, of_message
 from thoughtgear.providers.turns import (
     IMAGES,
     PDF,
@@ -29,11 +30,12 @@ _SUPPORTED = (
 )
 
 
-def encode_request(model: str, request: ModelRequest, *, pdf: bool = False) -> bytes:
-    """Return the body; `pdf`: the server takes PDF. Raises `ModelRejectedError` for what can't be sent."""
+def encode_request(model: str, request: ModelRequest, *, pdf: bool = False, reasoning: bool = True) -> bytes:
+    """Return the body; `pdf`: the server takes PDF; `reasoning`: it gets back what it sent of it.
+    Raises `ModelRejectedError` for what can't be sent."""
     body: dict[str, Any] = {
         "model": model,
-        "messages": wire_messages(request, pdf=pdf),
+        "messages": wire_messages(model if reasoning else None, request, pdf=pdf),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -63,8 +65,8 @@ def _tool(spec: ToolSpec) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def wire_messages(request: ModelRequest, *, pdf: bool = False) -> list[dict[str, Any]]:
-    """Return the system message and the transcript."""
+def wire_messages(model: str | None, request: ModelRequest, *, pdf: bool = False) -> list[dict[str, Any]]:
+    """Return the system message and the transcript, with the reasoning of that model."""
     wire: list[dict[str, Any]] = []
     kinds = IMAGES | {PDF} if pdf else IMAGES
     # Small servers that hold a model to a schema let it call no tools.
@@ -75,16 +77,21 @@ def wire_messages(request: ModelRequest, *, pdf: bool = False) -> list[dict[str,
         if turn.by_user:
             wire.append({"role": "user", "content": _content(turn.message, request.files, kinds)})
             continue
-        wire.append(_assistant(turn))
+        wire.append(_assistant(model, turn))
         wire.extend({"role": "tool", "tool_call_id": c.id, "content": c.content} for c in turn.calls)
     return wire
 
 
-def _assistant(turn: Turn) -> dict[str, Any]:
-    if not turn.calls:
-        return {"role": "assistant", "content": turn.message.text}
-    calls = [_call(call) for call in turn.calls]
-    return {"role": "assistant", "content": turn.message.text or None, "tool_calls": calls}
+def _assistant(model: str | None, turn: Turn) -> dict[str, Any]:
+    calls: list[dict[str, Any]] = []
+    own: dict[str, Any] = {}
+    for _, call, given in turn.pieces(PROVIDER, model or ""):
+        own |= of_message(given)
+        if call is not None:
+            calls.append({**_call(call), **of_call(given)})
+    if not calls:
+        return {"role": "assistant", "content": turn.message.text, **own}
+    return {"role": "assistant", "content": turn.message.text or None, "tool_calls": calls, **own}
 
 
 def _call(call: Call) -> dict[str, Any]:
