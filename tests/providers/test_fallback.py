@@ -113,6 +113,24 @@ def collect(pieces: list[str]):
     return told
 
 
+async def test_a_model_that_says_nothing_is_passed_over(pair):
+    """One that takes a request and does not answer is out after its read_timeout, within the same attempt."""
+
+    async def silent(reader, writer) -> None:
+        await reader.read()
+
+    async with pair(silent, SECOND) as both:
+        model = FallbackModel(
+            [ANTHROPIC.make(both.first.base_url, read_timeout=0.1), GEMINI.make(both.second.base_url)]
+        )
+        pieces: list[str] = []
+        request = ModelRequest("", [Message(seq=0, role="user", text="Hi.")])
+        reply = await model.reply(request, collect(pieces))
+        await model.aclose()
+    assert (reply.text, pieces) == ("By the second.", ["By the second."])
+    assert reply.passed_over == ["m-1: anthropic at 127.0.0.1: the connection failed (ReadTimeout)"]
+
+
 async def test_no_reader_sees_two_replies_in_one(pair):
     """A stand-in that is stopped by its filter, in the middle of what was streamed, is not followed by
     another one: the reply counts as lost."""
