@@ -24,6 +24,9 @@ from thoughtgear.protocols import OrmAdapter
 FIRST_PAUSE, MOST_PAUSE = 0.1, 1.0
 """Seconds between two looks at the store: the first after news, the longest after a while without any."""
 
+QUIET_LOOKS = 8
+"""How often a reply that does not come is looked for, in the time for which it has not come."""
+
 PATIENCE = 60.0
 """Seconds that a reader waits for a store that is away."""
 
@@ -58,9 +61,9 @@ async def _stream(reader: Reader) -> Events:
             away_since = away_since or time.monotonic()
             if time.monotonic() - away_since > PATIENCE:
                 raise
-            events = []
-        else:
-            away_since = None
+            await asyncio.sleep(FIRST_PAUSE)
+            continue
+        away_since = None
         for event in events:
             yield event
         if not reader.over:
@@ -77,7 +80,7 @@ class Reader:
         self._more = False
         self._refused = 0
         self._quiet = FIRST_PAUSE  # between two looks at the state
-        self._look_at = 0.0
+        self._look_at, self._news_at = 0.0, time.monotonic()
         self.state: RunState | None = None
         self.over = False
         self.pause = FIRST_PAUSE
@@ -92,28 +95,37 @@ class Reader:
         events = await self._grown() if self._awaits_text else []
         if events:  # as long as the text grows the state has no news
             self._quiet, self._look_at = FIRST_PAUSE, time.monotonic()
+            self._news_at = self._look_at
             self.pause = self._text_pause
             return events
         if time.monotonic() >= self._look_at:
             events = await self._saved()
+            now = time.monotonic()
             self._quiet = FIRST_PAUSE if events else min(self._quiet * 1.5, MOST_PAUSE)
-            self._look_at = time.monotonic() + self._quiet * (not self._more)
+            self._news_at = now if events else self._news_at
+            self._look_at = now + self._quiet * (not self._more)
         left = max(0.0, self._look_at - time.monotonic())
         self.pause = min(left, self._text_pause) if self._awaits_text else left
         return events
 
     @property
     def _awaits_text(self) -> bool:
-        """Whether a reply may be under way, which is told here while it is being made."""
+        """Whether a reply may be under way, which is told here while it is being made. A state that is older
+        than the messages does not know: its reply may be among them."""
         state = self.state
         if state is None or self._more or not (self._wants_text and state.stream):
+            return False
+        if self.seq >= state.message_count:
             return False
         return not state.ledger and state.status in ("pending", "running")
 
     @property
     def _text_pause(self) -> float:
+        """Until there may be more of the reply; longer when there was nothing for a while: nobody may be at
+        work on the run."""
         said = self._told.cursor.said
-        return live.pause_after(said.letters if said else 0)
+        quiet = (time.monotonic() - self._news_at) / QUIET_LOOKS
+        return max(live.pause_after(said.letters if said else 0), min(quiet, MOST_PAUSE))
 
     async def _saved(self) -> list[StreamEvent]:
         state = await self._load()

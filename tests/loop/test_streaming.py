@@ -388,6 +388,31 @@ async def test_what_is_not_there_is_a_typed_error(store: FaultyStore) -> None:
         await anext(streaming.stream(hooked, run.run_id))
 
 
+async def test_a_reply_that_is_saved_between_two_reads_is_told_once(store: FaultyStore) -> None:
+    """A reply that is saved after a reader has read the state and before it reads the messages is not told a
+    second time from the text that was written while it was made."""
+    handler = PromptHandler(orm=store, model=ScriptedProvider(replies=SCRIPT), tools=[shout])
+    run = await handler.create_run("Go", stream=True)
+    hooked = HookedStore(store)
+
+    async def save_first(real: Any, *args: Any, **options: Any) -> Any:
+        hooked.hooks = {}
+        await handler.run_iteration(run.run_id, 1)
+        writer = live.LiveWriter(store, run.run_id, 1, 1)
+        writer.add("First two.", wanted=False)
+        await writer.flush()
+        return await real(*args, **options)
+
+    hooked.hooks = {"get_history": save_first}
+    reader = streaming.Reader(hooked, run.run_id, Cursor())
+    events = [*await reader.look(), *await reader.look()]
+    await handler.continue_run(run.run_id)
+    while not reader.over:
+        events += await reader.look()
+    assert [event.text for event in events if event.kind == "text"] == ["First two.", "All said."]
+    assert story(events) == story(await read(handler, run.run_id))
+
+
 async def test_a_deleted_run_ends_its_readers(store: FaultyStore) -> None:
     """A reader of a run that is deleted meanwhile is told that it is not there any more."""
     handler = PromptHandler(orm=store, model="scripted:echo")
