@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thoughtgear import PromptHandler, StreamEvent, live, streaming, tool
+from thoughtgear.adapters.memory import MemoryAdapter
 from thoughtgear.cursor import Cursor, Said
 from thoughtgear.errors import (
     InvalidInputError,
@@ -23,7 +25,7 @@ from thoughtgear.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, OnText
+from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, OnText, OrmAdapter
 from thoughtgear.providers.scripted import ScriptedProvider, call
 from thoughtgear.testing import FaultyStore
 
@@ -541,3 +543,59 @@ def test_a_cursor_is_read_as_it_was_written(seq: int, part: int, text: Any, end:
     cursor = Cursor(seq, part, Said.of(*text) if text else None, end)
     assert Cursor.read(str(cursor)) == cursor
     assert set(str(cursor)) <= set("0123456789abcdef.~!")
+
+
+class Hesitant(ScriptedProvider):
+    """A script whose pieces take a moment."""
+
+    async def reply(self, request: ModelRequest, on_text: OnText) -> ModelReply:
+        async def slowly(piece: str) -> None:
+            await on_text(piece)
+            await asyncio.sleep(random.random() * 0.002)
+
+        return await super().reply(request, slowly)
+
+
+def slow(store: OrmAdapter) -> HookedStore:
+    """The store behind a line on which every call and every answer takes a while."""
+    line = HookedStore(store)
+
+    async def lag(real: Any, *args: Any, **options: Any) -> Any:
+        await asyncio.sleep(random.random() * 0.003)
+        answer = await real(*args, **options)
+        await asyncio.sleep(random.random() * 0.003)
+        return answer
+
+    names = ("load_run", "get_history", "get_document", "put_document", "save_run")
+    line.hooks = dict.fromkeys(names, lag)
+    return line
+
+
+async def restless(store: OrmAdapter, run_id: str) -> list[StreamEvent]:
+    """What a reader is told that leaves again and again, and comes back from where it was."""
+    got: list[StreamEvent] = []
+    while not got or got[-1].kind != "end":
+        async with aclosing(streaming.stream(slow(store), run_id, got[-1].cursor if got else None)) as events:
+            for _ in range(random.randint(1, 6)):
+                got += [event] if (event := await anext(events, None)) else []
+    return got
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_readers_that_come_and_go_are_told_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the calls of readers and of the run fall between one another, each reader is told the texts and
+    events of the transcript, once and in order, and nothing is superseded where there was one attempt."""
+    for module, name in ((live, "INTERVAL"), (streaming, "FIRST_PAUSE"), (streaming, "MOST_PAUSE")):
+        monkeypatch.setattr(module, name, 0.001)
+    random.seed(seed)
+    store = MemoryAdapter()
+    model = Hesitant(replies=SCRIPT, chunk=2)
+    handler = PromptHandler(orm=slow(store), model=model, tools=[shout])
+    run = await handler.create_run("Go", stream=seed % 2 == 0)
+    patient = Listener(streaming.stream(slow(store), run.run_id))
+    other = asyncio.create_task(restless(store, run.run_id))
+    await handler.continue_run(run.run_id)
+    late = [event async for event in streaming.stream(store, run.run_id)]
+    for events in (await patient.all(), await other):
+        assert story(events) == story(late)
+        assert not [event for event in events if event.kind == "superseded"]
