@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from thoughtgear import live
@@ -81,6 +82,7 @@ class Reader:
         self._refused = 0
         self._quiet = FIRST_PAUSE  # between two looks at the state
         self._look_at, self._news_at = 0.0, time.monotonic()
+        self._read_at = -inf  # the growing text
         self.state: RunState | None = None
         self.over = False
         self.pause = FIRST_PAUSE
@@ -92,20 +94,18 @@ class Reader:
 
     async def look(self) -> list[StreamEvent]:
         """Return what is new. Raises as `stream`; after a `StoreUnavailableError` it may be asked again."""
-        events = await self._grown() if self._awaits_text else []
+        events = await self._grown() if self._text_left() == 0 else []
+        now = time.monotonic()
         if events:  # as long as the text grows the state has no news
-            self._quiet, self._look_at = FIRST_PAUSE, time.monotonic()
-            self._news_at = self._look_at
-            self.pause = self._text_pause
-            return events
-        if time.monotonic() >= self._look_at:
+            self._quiet, self._news_at = FIRST_PAUSE, now
+            self._look_at = now + min(self._text_pause, MOST_PAUSE)
+        elif now >= self._look_at:
             events = await self._saved()
             now = time.monotonic()
             self._quiet = FIRST_PAUSE if events else min(self._quiet * 1.5, MOST_PAUSE)
             self._news_at = now if events else self._news_at
             self._look_at = now + self._quiet * (not self._more)
-        left = max(0.0, self._look_at - time.monotonic())
-        self.pause = min(left, self._text_pause) if self._awaits_text else left
+        self.pause = max(0.0, min(self._look_at - now, self._text_left()))
         return events
 
     @property
@@ -119,6 +119,12 @@ class Reader:
             return False
         return not state.ledger and state.status in ("pending", "running")
 
+    def _text_left(self) -> float:
+        """Seconds until the growing text is read again: a long one is written, and so read, less often."""
+        if not self._awaits_text:
+            return inf
+        return max(0.0, self._read_at + self._text_pause - time.monotonic())
+
     @property
     def _text_pause(self) -> float:
         """Until there may be more of the reply; longer when there was nothing for a while: nobody may be at
@@ -131,6 +137,7 @@ class Reader:
         state = await self._load()
         if self.state is not None and state.version == self.state.version and not self._more:
             return []
+        self._read_at = -inf  # what is said from now on may be another attempt's
         page = await self._store.get_history(self._run_id, self._told.needs, PAGE)
         # A commit may have come in between: its messages are told when its state is known.
         messages = [message for message in page if message.seq < state.message_count]
@@ -169,6 +176,7 @@ class Reader:
 
     async def _grown(self) -> list[StreamEvent]:
         """The next piece of the reply that is being made."""
+        self._read_at = time.monotonic()
         growing = await live.read(self._store, self._run_id)
         if self.state is None or growing is None or growing.iteration != self.state.iteration + 1:
             return []

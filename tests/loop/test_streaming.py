@@ -335,6 +335,33 @@ async def test_a_reader_that_stands_still_stops_nobody(store: FaultyStore) -> No
         assert said([event, *[event async for event in slow]]) == ["One, two, three."]
 
 
+async def test_a_long_reply_holds_nobody_up(store: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text so long that it is read once a minute is read no more often, and its reader is told all the
+    same what is saved, and that another attempt begins, as soon as ever."""
+    lost = ModelUnavailableError("It broke off.", begun=True, retry_after=0)
+    model = Gated(["a" * 60, lost], ["No."])
+    handler = PromptHandler(orm=store, model=model)
+    run = await handler.create_run("?", stream=True)
+    hooked, reads = HookedStore(store), 0
+
+    async def counted(real: Any, *args: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await real(*args)
+
+    listener = Listener(streaming.stream(hooked, run.run_id))
+    driving = asyncio.create_task(handler.continue_run(run.run_id))
+    model.let()
+    await listener.until_text("a" * 60)
+    hooked.hooks = {"get_document": counted}
+    monkeypatch.setattr(live, "RATE", 1)
+    model.let(2)
+    await driving
+    events = await listener.all()
+    assert story(events) == (["No."], ["message", "reply", "iteration", "end"])
+    assert reads < 5
+
+
 async def test_a_store_that_is_away_costs_a_reader_time_and_no_event(
     store: FaultyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
