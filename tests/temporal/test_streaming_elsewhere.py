@@ -18,7 +18,7 @@ from thoughtgear.protocols import ModelReply, ModelRequest, OnText
 from thoughtgear.providers.scripted import call
 
 WORKER = Path(__file__).parent / "streamed_worker.py"
-SECONDS = 60.0
+SECONDS = 150.0
 WORDS = [f"word{number} " for number in range(50)]
 
 
