@@ -110,12 +110,9 @@ class Reader:
 
     @property
     def _awaits_text(self) -> bool:
-        """Whether a reply may be under way, which is told here while it is being made. A state that is older
-        than the messages does not know: its reply may be among them."""
+        """Whether a reply may be under way, which is told here while it is being made."""
         state = self.state
         if state is None or self._more or not (self._wants_text and state.stream):
-            return False
-        if self.seq >= state.message_count:
             return False
         return not state.ledger and state.status in ("pending", "running")
 
