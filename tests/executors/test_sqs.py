@@ -238,6 +238,38 @@ async def test_a_message_that_is_no_runs(
 
 
 @pytest.mark.parametrize("fifo", [False, True], ids=["standard", "fifo"])
+async def test_a_handler_that_another_worker_has(
+    sqs: SqsServer, tmp_path: Path, fifo: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that workers without its handler receive more often than a queue delivers it reaches the
+    worker that has it; one whose handler nobody has for long is a dead letter."""
+    monkeypatch.setattr("thoughtgear.executors.sqs_worker.ELSEWHERE_SECONDS", 0.1)
+    case = Case(sqs, tmp_path, fifo=fifo)
+    other = PromptHandler("other", model="scripted:echo", db=case.db, executor=case.executor())
+    sent: list[str] = []
+    send = case.client.send_message
+
+    def noting(**message: Any) -> Any:
+        sent.append(message["MessageBody"])
+        return send(**message)
+
+    case.client.send_message = noting
+    async with case.worker(other), case.handler() as handler:
+        run = await handler.handle_prompt(case.text)
+        await case.until(lambda: len(sent) > MOST_RECEIVES + 2)
+    async with case.worker():
+        state = await case.ended(run.run_id)
+        await case.until(case.empty)
+    assert await case.wrong(state) == []
+    assert case.sent(case.dead) == []
+    monkeypatch.setattr("thoughtgear.executors.sqs_worker.ELSEWHERE_MOST", -1.0)
+    other = PromptHandler("other", model="scripted:echo", db=case.db, executor=case.executor())
+    async with case.handler() as handler, case.worker(other):
+        await handler.handle_prompt(case.text)
+        assert await case.until(lambda: case.sent(case.dead))
+
+
+@pytest.mark.parametrize("fifo", [False, True], ids=["standard", "fifo"])
 async def test_waits_do_not_count_as_failures(sqs: SqsServer, tmp_path: Path, fifo: bool) -> None:
     """A run whose provider is busy more often than a message may be received goes on and ends: a wait is kept
     by the worker, or by the queue, and is no redelivery."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -50,12 +51,22 @@ class SqsExecutor(ChainExecutor):
     async def follow(self, turn: Turn) -> None:
         """Send the message of a turn. Raises `ExecutorUnavailableError`."""
         name = self._handler.name if self._handler is not None else "default"
-        message = {"QueueUrl": self.queue_url, "MessageBody": json.dumps({"handler": name, **event_of(turn)})}
+        await self.send(json.dumps({"handler": name, **event_of(turn)}), turn.run_id, turn.seconds)
+
+    async def send(
+        self, body: str, run_id: str, seconds: float = 0.0, attributes: Mapping[str, str] | None = None
+    ) -> None:
+        """Send a message of a run; a queue that is not FIFO keeps it back for so many seconds. Raises
+        `ExecutorUnavailableError`."""
+        message: dict[str, Any] = {"QueueUrl": self.queue_url, "MessageBody": body}
         if self.fifo:
             # No two messages are duplicates to the queue: which one is used, the run's epoch decides.
-            message |= {"MessageGroupId": turn.run_id, "MessageDeduplicationId": uuid4().hex}
-        elif turn.seconds:
-            message["DelaySeconds"] = min(math.ceil(turn.seconds), LONGEST_DELAY)  # type: ignore[assignment]
+            message |= {"MessageGroupId": run_id, "MessageDeduplicationId": uuid4().hex}
+        elif seconds:
+            message["DelaySeconds"] = min(math.ceil(seconds), LONGEST_DELAY)
+        if attributes:
+            told = {name: {"DataType": "String", "StringValue": text} for name, text in attributes.items()}
+            message["MessageAttributes"] = told
         await ask("AWS SQS", self.client.send_message, **message)
 
 

@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +18,12 @@ from thoughtgear.errors import (
     RunBusyError,
     RunNotFoundError,
     StoreError,
-    ThoughtgearError,
 )
 from thoughtgear.executors.aws import ask
-from thoughtgear.executors.events import ContinueEvent, read_event
 from thoughtgear.executors.members import member
 from thoughtgear.executors.sqs import LONGEST_DELAY, SqsExecutor
-from thoughtgear.executors.turns import Delivery, Taken, Turn, take, turn_in
+from thoughtgear.executors.sqs_message import DELIVERY, SINCE, Message, read_message
+from thoughtgear.executors.turns import Delivery, Taken, Turn, take
 from thoughtgear.logs import loggable
 from thoughtgear.loop import retry_delay
 
@@ -38,19 +36,13 @@ BATCH = 10
 LOOK_SECONDS = 2.0
 """Seconds between two looks at a run that is waited for."""
 
-ELSEWHERE_SECONDS = 30
-"""Until a message comes again whose handler this worker lacks: another one may have it, in a deploy."""
+ELSEWHERE_SECONDS = 5.0
+"""Until the copy of a message comes whose handler this worker lacks: another worker may have it."""
+
+ELSEWHERE_MOST = 3600.0
+"""Seconds that workers pass such a message on. Then it goes to the dead-letter queue."""
 
 log = logging.getLogger("thoughtgear")
-
-
-@dataclass(frozen=True)
-class _Message:
-    receipt: str
-    name: str
-    count: int
-    turn: Turn
-    handler: PromptHandler
 
 
 class SqsWorker:
@@ -170,6 +162,7 @@ class SqsWorker:
                 WaitTimeSeconds=self._poll,
                 VisibilityTimeout=self._visibility,
                 MessageSystemAttributeNames=["ApproximateReceiveCount"],
+                MessageAttributeNames=[DELIVERY, SINCE],
             )
         )
         try:
@@ -187,18 +180,18 @@ class SqsWorker:
         """Use a message up, or leave it to come again."""
         receipt = received["ReceiptHandle"]
         try:
-            message = self._read(received)
+            message = read_message(received)
+        except InvalidInputError as exc:
+            await self._refuse(receipt, exc)
+            return
+        try:
             async with self._kept(receipt):
                 done = await self._use(message)
         except asyncio.CancelledError:
             await asyncio.shield(self._give_back(receipt, 0))
             raise
-        except _HandlerElsewhereError as exc:
-            log.warning("%s", exc)
-            await self._give_back(receipt, ELSEWHERE_SECONDS)
         except (InvalidInputError, RunNotFoundError) as exc:
-            log.error("a message that is no run's goes to the dead-letter queue: %s", exc)
-            await self._give_back(receipt, 0)
+            await self._refuse(receipt, exc)
         except Exception as exc:
             log.error("a message could not be used", exc_info=loggable(exc))
             await self._give_back(receipt, self._visibility)
@@ -208,41 +201,46 @@ class SqsWorker:
             else:
                 await self._give_back(receipt, 0)
 
-    def _read(self, received: dict[str, Any]) -> _Message:
-        """Raises `InvalidInputError`, and `_HandlerElsewhereError`."""
-        try:
-            body = json.loads(received["Body"])
-        except (ValueError, RecursionError):
-            raise InvalidInputError("Its body is no JSON.") from None
-        name = body.pop("handler", None) if isinstance(body, dict) else None
-        event = read_event(body)
-        if not isinstance(event, ContinueEvent) or not isinstance(name, str):
-            raise InvalidInputError("A message is of a run that is in the store, and names its handler.")
-        handler = self._handlers.get(name)
-        if handler is None:
-            raise _HandlerElsewhereError(f"This worker has no handler of the name {name[:100]!r}.")
-        count = int(received["Attributes"]["ApproximateReceiveCount"])
-        return _Message(received["ReceiptHandle"], received["MessageId"], count, turn_in(event), handler)
-
-    async def _use(self, message: _Message) -> bool:
+    async def _use(self, message: Message) -> bool:
         """Take the turn and send the next message; return whether this one is done with."""
+        handler = self._handlers.get(message.handler)
+        if handler is None:
+            return await self._leave_to_others(message)
         delivery = Delivery(
             "sqs", message.name, hold=self._executor.claim_seconds, last=message.count >= self._most
         )
-        taken: Taken = await self._insist(message, lambda: self._take(message, delivery))
+        taken: Taken = await self._insist(message, lambda: self._take(handler, message.turn, delivery))
         if taken.next is not None:
             if self._executor.fifo:
-                await self._until_due(message.handler, taken.next)
-            follow = partial(self._executors[message.handler.name].follow, taken.next)
-            await self._insist(message, follow)
+                await self._until_due(handler, taken.next)
+            await self._insist(message, partial(self._executors[handler.name].follow, taken.next))
         log.info(taken.reason or "the next message is sent", extra={"run_id": message.turn.run_id})
         return not taken.dead
 
-    async def _take(self, message: _Message, delivery: Delivery) -> Taken:
-        async with self._slots:
-            return await take(message.handler, message.turn, delivery)
+    async def _leave_to_others(self, message: Message) -> bool:
+        """Send a copy of a message whose handler this worker lacks: the message itself, come again and again,
+        would count as one that kills its workers. After an hour it is left to that end."""
+        told = f"This worker has no handler of the name {message.handler[:100]!a}."
+        if message.elsewhere > ELSEWHERE_MOST:
+            log.error("%s No worker had, for an hour: it goes to the dead-letter queue.", told)
+            return False
+        log.warning("%s It is left to another one.", told)
+        if self._executor.fifo:  # which keeps no message back
+            await self._pause(ELSEWHERE_SECONDS)
+        copy = partial(self._copy, message, ELSEWHERE_SECONDS, message.since or time.time())
+        await self._insist(message, copy)
+        return True
 
-    async def _insist(self, message: _Message, what: Callable[[], Awaitable[Any]]) -> Any:
+    async def _copy(self, message: Message, seconds: float = 0.0, since: float | None = None) -> None:
+        """Send a copy of a message, which is the same delivery as its original. Raises
+        `ExecutorUnavailableError`."""
+        await self._executor.send(message.body, message.turn.run_id, seconds, message.attributes(since))
+
+    async def _take(self, handler: PromptHandler, turn: Turn, delivery: Delivery) -> Taken:
+        async with self._slots:
+            return await take(handler, turn, delivery)
+
+    async def _insist(self, message: Message, what: Callable[[], Awaitable[Any]]) -> Any:
         """Try again here what a while mends, and keep the message: to leave it would count against it."""
         failures = 0
         while True:
@@ -291,6 +289,10 @@ class SqsWorker:
             await asyncio.sleep(self._visibility / 3)
             await self._give_back(receipt, self._visibility)
 
+    async def _refuse(self, receipt: str, exc: Exception) -> None:
+        log.error("a message that is no run's goes to the dead-letter queue: %s", exc)
+        await self._give_back(receipt, 0)
+
     async def _give_back(self, receipt: str, seconds: int) -> None:
         """Have a message come again after so many seconds. Where the queue does not answer it comes when its
         visibility ends."""
@@ -309,10 +311,6 @@ class SqsWorker:
     async def _ask(self, method: str, **parameters: Any) -> Any:
         call = getattr(self._executor.client, method)
         return await ask("AWS SQS", call, QueueUrl=self._executor.queue_url, **parameters)
-
-
-class _HandlerElsewhereError(ThoughtgearError):
-    """This worker does not have the message's handler."""
 
 
 def _executors_of(handlers: Sequence[PromptHandler]) -> dict[str, SqsExecutor]:
