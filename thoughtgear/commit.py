@@ -25,8 +25,8 @@ from thoughtgear.errors import (
     SupersededError,
 )
 from thoughtgear.loop import go_on
-from thoughtgear.models import Claim, Driver, Message, RunState, now
-from thoughtgear.protocols import Attempt, OrmAdapter
+from thoughtgear.models import Claim, Message, RunState, now
+from thoughtgear.protocols import DIRECT, Attempt, OrmAdapter
 
 FRESH_SECONDS = 1.0
 """A contact with the store that is younger counts as the check before an effect."""
@@ -110,8 +110,14 @@ class RunWriter:
         claim, attempt = self.state.claim, self._attempt
         if self._holding:
             return False
-        alone = attempt.serialised and attempt.number == 1
+        alone = attempt.serialised and attempt.number == 1 and not (claim.contested or self._is_other(claim))
         return not alone or bool(claim.owner) or claim.driver not in ("", attempt.driver)
+
+    def _is_other(self, claim: Claim) -> bool:
+        """Whether the last holder was another driver, or another workflow, which may go on as well."""
+        lane, driver = self._attempt.lane, self._attempt.driver
+        other_lane = bool(claim.lane and lane) and claim.lane != lane
+        return other_lane or (claim.driver not in ("", DIRECT, driver) and driver != DIRECT)
 
     async def claim(self) -> None:
         """Commit a claim under the next epoch: every older attempt is fenced from here on."""
@@ -248,17 +254,24 @@ class RunWriter:
             message.seq = seq
         draft.message_count += len(messages)
         draft.claim = self._next_claim(release or draft.over or draft.status == "waiting")
-        if self._attempt.driver not in ("direct", draft.driver.executor):
-            draft.driver = Driver(executor=self._attempt.driver)
+        if self._attempt.driver not in (DIRECT, draft.driver.executor):
+            # It keeps the name of the workflow that it came with: Temporal may have it again.
+            draft.driver = draft.driver.model_copy(update={"executor": self._attempt.driver})
         return draft, messages
 
     def _next_claim(self, release: bool) -> Claim:
-        epoch = self._epoch if self._holding else self._epoch + 1
+        before, attempt = self.state.claim, self._attempt
+        claim = Claim(
+            epoch=self._epoch if self._holding else self._epoch + 1,
+            driver=attempt.driver,
+            lane=attempt.lane or before.lane,
+            contested=before.contested or self._is_other(before),
+        )
         if release:
-            last = "" if self._attempt.epoch is None else self._attempt.scope
-            return Claim(epoch=epoch, driver=self._attempt.driver, last=last)
-        deadline = time.time() + self._attempt.hold
-        return Claim(epoch=epoch, owner=self._owner, driver=self._attempt.driver, deadline=deadline)
+            claim.last = "" if attempt.epoch is None else attempt.scope
+        else:
+            claim.owner, claim.deadline = self._owner, time.time() + attempt.hold
+        return claim
 
     def _acknowledge(self, state: RunState, messages: Sequence[Message], asked: float) -> RunState:
         self._epoch = state.claim.epoch

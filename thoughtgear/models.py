@@ -185,13 +185,17 @@ LONGEST_HOLD = 3600.0
 class Claim(Record):
     """Who is at work on the run. The epoch is safety: a newer one fences older ones. The deadline (Unix
     seconds) is liveness: while it lies ahead, a duplicate delivery does nothing. `last` is the scope that
-    gave the claim back, of a driver that invokes: that delivery, come again, goes on with the chain."""
+    gave the claim back, of a driver that invokes: that delivery, come again, goes on with the chain. `lane`
+    is that of the last attempt that had one (see `Attempt`); `contested`: two drivers, or two lanes of one,
+    have held the run, so that nobody buys anything without a claim any more."""
 
     epoch: int = 0
     owner: str = ""
     driver: str = ""
     deadline: float = 0.0
     last: str = ""
+    lane: str = ""
+    contested: bool = False
 
     def live(self) -> bool:
         return bool(self.owner) and self.deadline > time.time()

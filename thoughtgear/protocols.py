@@ -325,13 +325,18 @@ def check_hold(seconds: float) -> float:
     return seconds
 
 
+DIRECT = "direct"
+"""The driver of who asks for an iteration by hand, and for no other after it."""
+
+
 @dataclass(frozen=True)
 class Attempt:
     """How a driver tries an iteration.
 
     `scope` is what the driver serialises by itself (an activity, a local loop): only a later attempt of the
     same scope may take over a live claim. `number` counts the tries, from 1. `serialised`: no other first
-    attempt can be under way, so that the claim may wait for the first commit. `keep_claim`: the driver
+    attempt can be under way, so that the claim may wait for the first commit. That holds within a `lane`, the
+    workflow that drives the run: two of them on one run can't know of each other. `keep_claim`: the driver
     runs the next iteration, too. `version` is the last one that the driver saw acknowledged; `acknowledged`
     is told every newer one. `watch` is the seconds between two looks at the store during a long step,
     `hold` how long the claim keeps others off after its last commit; a long step renews it. `epoch` is the
@@ -340,10 +345,11 @@ class Attempt:
     `models.LONGEST_HOLD`.
     """
 
-    driver: str = "direct"
+    driver: str = DIRECT
     scope: str = field(default_factory=lambda: uuid4().hex)
     number: int = 1
     serialised: bool = False
+    lane: str = ""
     keep_claim: bool = False
     version: int = 0
     acknowledged: Callable[[int], None] | None = None

@@ -130,7 +130,7 @@ async def _create(handler: PromptHandler, given: StartInput) -> RunState:
 
 async def _iterate(handler: PromptHandler, given: IterationInput, heartbeat: Heartbeat) -> Report:
     try:
-        result = await handler.run_iteration(given.run_id, given.iteration, _attempt(heartbeat, given.paced))
+        result = await handler.run_iteration(given.run_id, given.iteration, _attempt(given, heartbeat))
     except SupersededError:
         state = await handler.get_run(given.run_id)
         report = standing(state, by_value=given.by_value)
@@ -149,7 +149,7 @@ async def _iterate(handler: PromptHandler, given: IterationInput, heartbeat: Hea
     return replace(end, tools=report.tools, tokens=report.tokens)
 
 
-def _attempt(heartbeat: Heartbeat, paced: bool) -> Attempt:
+def _attempt(given: IterationInput, heartbeat: Heartbeat) -> Attempt:
     """One scope for all attempts of an activity: Temporal starts one at a time, but stops no frozen one."""
     info = activity.info()
     return Attempt(
@@ -157,8 +157,9 @@ def _attempt(heartbeat: Heartbeat, paced: bool) -> Attempt:
         scope=f"{info.workflow_run_id}/{info.activity_id}",
         number=info.attempt,
         serialised=True,
+        lane=given.lane,
         version=heartbeat.version,
         acknowledged=heartbeat.acknowledged,
         watch=WATCH,
-        paced=paced,
+        paced=given.paced,
     )

@@ -124,7 +124,7 @@ class RunWorkflow:
         carried.woken = False
         run_id, iteration, version = given.run_id or "", carried.iteration, carried.version
         report = await steps.iterate(
-            IterationInput(run_id, iteration, version, given.handler, carried.by_value, paced)
+            IterationInput(run_id, iteration, version, given.handler, carried.by_value, paced, steps.lane())
         )
         if report.tools or report.tokens:
             details.add_row(carried, report)
