@@ -12,11 +12,14 @@ WHOLE = 999_999_999
 """More events than a message has."""
 
 _FORM = re.compile(
+    r"(?P<run>[0-9a-f]{8})-"
     r"(?P<seq>\d{1,9})\.(?P<part>\d{1,9})"
     r"(?:~(?P<iteration>\d{1,9})\.(?P<version>\d{1,9})\.(?P<letters>\d{1,9})\.(?P<digest>[0-9a-f]{8}))?"
     r"(?:!(?P<end>\d{1,9}))?",
     re.ASCII,
 )
+
+_HASHES = {"run", "digest"}
 
 
 @dataclass(frozen=True)
@@ -41,38 +44,49 @@ class Said:
 @dataclass(frozen=True)
 class Cursor:
     """`part` events of message `seq` were told, and all before it; beyond it what is `said`. `end` is the
-    version of the run whose end was told, 0 where none was."""
+    version of the run whose end was told, 0 where none was. `run` tells one run's cursors from another's."""
 
+    run: str
     seq: int = -1
     part: int = 0
     said: Said | None = None
     end: int = 0
 
     @classmethod
-    def past(cls, seq: int) -> Cursor:
-        """Return the cursor of a reader who knows the messages up to `seq` already (-1: none)."""
-        return cls(seq, WHOLE) if seq >= 0 else cls()
+    def first(cls, run_id: str) -> Cursor:
+        """Return the cursor of a reader who knows nothing of a run."""
+        return cls(_digest(run_id))
 
     @classmethod
-    def read(cls, text: str | None) -> Cursor:
-        """Read what `str` made; nothing is the beginning. Raises `InvalidInputError`."""
+    def past(cls, run_id: str, seq: int) -> Cursor:
+        """Return the cursor of a reader who knows the messages up to `seq` already (-1: none)."""
+        return cls(_digest(run_id), seq, WHOLE) if seq >= 0 else cls.first(run_id)
+
+    @classmethod
+    def read(cls, text: str | None, run_id: str) -> Cursor:
+        """Read what `str` made; nothing is the beginning. Raises `InvalidInputError`, also for a cursor of
+        another run."""
         if not text:
-            return cls()
+            return cls.first(run_id)
         found = _FORM.fullmatch(text) if isinstance(text, str) else None
         if found is None:
             raise InvalidInputError("This is no cursor: give that of the last event, or none.")
+        if found["run"] != _digest(run_id):
+            raise InvalidInputError(
+                f"This cursor is of another run than {run_id}: give one of its own, or none."
+            )
         given = found.groupdict()
-        numbers = {key: int(value) for key, value in given.items() if value and key != "digest"}
+        numbers = {key: int(value) for key, value in given.items() if value and key not in _HASHES}
         said = None
         if given["digest"]:
             said = Said(numbers["iteration"], numbers["version"], numbers["letters"], given["digest"])
-        return cls(numbers["seq"], numbers["part"], said, numbers.get("end", 0))
+        return cls(given["run"], numbers["seq"], numbers["part"], said, numbers.get("end", 0))
 
     def __str__(self) -> str:
         """Letters that a URL and a header may have."""
         said = self.said
         growing = f"~{said.iteration}.{said.version}.{said.letters}.{said.digest}" if said else ""
-        return f"{self.seq}.{self.part}{growing}" + (f"!{self.end}" if self.end else "")
+        return f"{self.run}-{self.seq}.{self.part}{growing}" + (f"!{self.end}" if self.end else "")
 
 
 def _digest(text: str) -> str:

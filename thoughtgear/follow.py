@@ -44,7 +44,7 @@ class Follower:
     def __init__(
         self, store: OrmAdapter, run_id: str, view: View, after: int = -1, *, text: bool = True
     ) -> None:
-        self._reader = Reader(store, run_id, Cursor.past(after), text=text)
+        self._reader = Reader(store, run_id, Cursor.past(run_id, after), text=text)
         self._view = view
         self._away = False
 

@@ -46,11 +46,12 @@ def stream(store: OrmAdapter, run_id: str, after: str | None = None, *, text: bo
     the end. `after` is the `cursor` of the last event that is known; None is the beginning.
 
     `text` asks for the pieces of a reply while it is being made, which is noted in the run, once; without it
-    nothing is written, and a reply is told when it is saved. Raises `InvalidInputError` for what is no id or
-    no cursor. The iterator raises it for a cursor of another run, `RunNotFoundError`, and `StoreError`, also
-    where the store is away for longer than a minute: go on from the last cursor then.
+    nothing is written, and a reply is told when it is saved. Raises `InvalidInputError` for what is no id,
+    and for what is no cursor of this run. The iterator raises it for a cursor of what the store has lost of the
+    run, `RunNotFoundError`, and `StoreError`, also where the store is away for longer than a minute: go on
+    from the last cursor then.
     """
-    return _stream(Reader(store, check_run_id(run_id), Cursor.read(after), text=text))
+    return _stream(Reader(store, check_run_id(run_id), Cursor.read(after, run_id), text=text))
 
 
 async def _stream(reader: Reader) -> Events:
@@ -151,7 +152,10 @@ class Reader:
     async def _load(self) -> RunState:
         state = await self._store.load_run(self._run_id)
         if self._told.cursor.seq >= state.message_count:
-            raise InvalidInputError(f"This cursor is of another run than {self._run_id}.")
+            raise InvalidInputError(
+                f"This cursor is of more than run {self._run_id} has: its store was set back, or it was "
+                "deleted and begun again. Read it from its beginning, without a cursor."
+            )
         if self._wants_text and not (state.stream or state.over or state.copied == state.version):
             return await self._ask(state)
         return state

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -402,11 +403,20 @@ async def test_what_is_not_there_is_a_typed_error(store: FaultyStore) -> None:
         await read(handler, "nothing")
     with pytest.raises(InvalidInputError):
         handler.stream("no id")
-    for cursor in ("x", "1", "1.2\n", "1.2~3", "-1.0", "9" * 40, "1.2!", "1.٢"):
+    own = str(Cursor.first(run.run_id)).removesuffix("-1.0")
+    for cursor in (
+        "x",
+        "1.2",
+        *(own + odd for odd in ("1", "1.2\n", "1.2~3", "-1.0", "9" * 40, "1.2!", "1.٢")),
+    ):
         with pytest.raises(InvalidInputError, match="no cursor"):
             handler.stream(run.run_id, cursor)
-    with pytest.raises(InvalidInputError, match="another run"):
-        await read(handler, run.run_id, "7.1")
+    with pytest.raises(InvalidInputError, match="was set back"):
+        await read(handler, run.run_id, f"{own}7.1")
+    twin = await handler.handle_prompt("Go")
+    for event in await read(handler, twin.run_id):
+        with pytest.raises(InvalidInputError, match="another run"):
+            handler.stream(run.run_id, event.cursor)
     hooked = HookedStore(store)
 
     async def damaged(*_: Any, **__: Any) -> Any:
@@ -433,7 +443,7 @@ async def test_a_reply_that_is_saved_between_two_reads_is_told_once(store: Fault
         return await real(*args, **options)
 
     hooked.hooks = {"get_history": save_first}
-    reader = streaming.Reader(hooked, run.run_id, Cursor())
+    reader = streaming.Reader(hooked, run.run_id, Cursor.first(run.run_id))
     events = [*await reader.look(), *await reader.look()]
     await handler.continue_run(run.run_id)
     while not reader.over:
@@ -476,7 +486,7 @@ async def test_a_reader_that_may_not_write_reads(store: FaultyStore) -> None:
 def test_a_cursor_is_one_or_a_typed_error(text: str) -> None:
     """Whatever comes in place of a cursor is one, or an `InvalidInputError`."""
     with suppress(InvalidInputError):
-        assert str(Cursor.read(text)) or not text
+        assert str(Cursor.read(text, "run")) or not text
 
 
 async def test_a_commit_between_two_requests_is_told_once(store: FaultyStore) -> None:
@@ -486,7 +496,7 @@ async def test_a_commit_between_two_requests_is_told_once(store: FaultyStore) ->
     handler = PromptHandler(orm=store, model=model)
     run = await handler.create_run("Count", stream=True)
     hooked = HookedStore(store)
-    reader = streaming.Reader(hooked, run.run_id, Cursor())
+    reader = streaming.Reader(hooked, run.run_id, Cursor.first(run.run_id))
     events = await reader.look()
     driving = asyncio.create_task(handler.continue_run(run.run_id))
     model.let()
@@ -564,12 +574,13 @@ def test_an_event_is_one_frame_of_server_sent_events() -> None:
 numbers = st.integers(0, 999_999_999)
 
 
-@given(numbers, numbers, st.none() | st.tuples(numbers, numbers, st.text(max_size=20)), numbers)
-def test_a_cursor_is_read_as_it_was_written(seq: int, part: int, text: Any, end: int) -> None:
+@given(st.text(), numbers, numbers, st.none() | st.tuples(numbers, numbers, st.text(max_size=20)), numbers)
+def test_a_cursor_is_read_as_it_was_written(run_id: str, seq: int, part: int, text: Any, end: int) -> None:
     """A cursor survives being written down, in letters that a URL takes as they are."""
-    cursor = Cursor(seq, part, Said.of(*text) if text else None, end)
-    assert Cursor.read(str(cursor)) == cursor
-    assert set(str(cursor)) <= set("0123456789abcdef.~!")
+    said = Said.of(*text) if text else None
+    cursor = replace(Cursor.first(run_id), seq=seq, part=part, said=said, end=end)
+    assert Cursor.read(str(cursor), run_id) == cursor
+    assert set(str(cursor)) <= set("0123456789abcdef-.~!")
 
 
 class Hesitant(ScriptedProvider):
