@@ -24,7 +24,8 @@ class StreamEvent(BaseModel):
     - `iteration`: the iteration is complete
     - `end`: the run is over: `status`, `output`, `error`
 
-    `at` is when the message was made that an event is of; None of what is not saved.
+    `at` is when the message was made that an event is of, the last one of an iteration; of the end when the
+    run ended. None of text before its reply is saved, and of `superseded`.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from datetime import datetime
 from math import inf
 from typing import Any
 
@@ -47,9 +48,9 @@ def stream(store: OrmAdapter, run_id: str, after: str | None = None, *, text: bo
 
     `text` asks for the pieces of a reply while it is being made, which is noted in the run, once; without it
     nothing is written, and a reply is told when it is saved. Raises `InvalidInputError` for what is no id,
-    and for what is no cursor of this run. The iterator raises it for a cursor of what the store has lost of the
-    run, `RunNotFoundError`, and `StoreError`, also where the store is away for longer than a minute: go on
-    from the last cursor then.
+    and for what is no cursor of this run. The iterator raises it for a cursor of what the store has lost,
+    `RunNotFoundError`, and `StoreError`, also where the store is away, or the run's copy into it unfinished,
+    for longer than a minute: go on from the last cursor then.
     """
     return _stream(Reader(store, check_run_id(run_id), Cursor.read(after, run_id), text=text))
 
@@ -151,6 +152,10 @@ class Reader:
 
     async def _load(self) -> RunState:
         state = await self._store.load_run(self._run_id)
+        if state.unfinished_copy:  # it is no run yet, whatever its status says
+            raise StoreUnavailableError(
+                f"Run {self._run_id} is being copied into this store: the same copy again ends it."
+            )
         if self._told.cursor.seq >= state.message_count:
             raise InvalidInputError(
                 f"This cursor is of more than run {self._run_id} has: its store was set back, or it was "
@@ -193,6 +198,7 @@ class _Told:
         self._resumed = cursor.seq >= 0
         self._open = 0  # the iteration of the last message, where its end was not told
         self._parts = 0  # the events of the last message
+        self._at: datetime | None = None
 
     @property
     def needs(self) -> int:
@@ -208,7 +214,7 @@ class _Told:
             events, told = self._iteration_before(message.iteration), 0
         self._resumed = False
         self._open = message.iteration if told <= len(facts) else 0
-        self._parts = len(facts)
+        self._parts, self._at = len(facts), message.created_at
         if message.role == "assistant" and self.cursor.said is not None:
             events += self._settle_text(message, facts)
         for part, fact in enumerate(facts[told:], told + 1):
@@ -266,7 +272,7 @@ class _Told:
             return []
         self._open = 0
         self._move(self.cursor.seq, self._parts + 1)
-        return [self._event(kind="iteration", iteration=ended)]
+        return [self._event(kind="iteration", iteration=ended, at=self._at)]
 
     def _move(self, seq: int, part: int) -> None:
         """Go on; a saved reply takes the place of what was told of it before."""

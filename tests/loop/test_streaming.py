@@ -26,9 +26,13 @@ from thoughtgear.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from thoughtgear.models import RunState
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, OnText, OrmAdapter
 from thoughtgear.providers.scripted import ScriptedProvider, call
 from thoughtgear.testing import FaultyStore
+from thoughtgear.transfer import runs
+from thoughtgear.transfer.report import Count
+from thoughtgear.transfer.runs import RunCopier
 
 SECONDS = 20.0
 
@@ -158,6 +162,9 @@ async def test_a_run_is_told_in_order(store: FaultyStore) -> None:
     assert [event.call.id for event in events if event.call] == ["1.0", "1.1", "2.0"]
     assert sorted(event.result.content for event in events if event.result) == ["A", "B", "C"]
     assert (events[-1].status, events[-1].output) == ("done", "All said.")
+    moments = [event.at for event in events if event.at is not None]
+    assert len(moments) == len(events)
+    assert moments == sorted(moments)
 
 
 async def test_each_cursor_gives_the_same_rest(store: FaultyStore) -> None:
@@ -462,6 +469,31 @@ async def test_a_deleted_run_ends_its_readers(store: FaultyStore) -> None:
     with pytest.raises(RunNotFoundError):
         async with asyncio.timeout(SECONDS):
             await anext(reader)
+
+
+async def test_an_unfinished_copy_is_not_told(store: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader of a run that is being copied into its store waits for the last commit of the copy, and is
+    told the whole run then; of a copy that nobody ends it is told that, and no end."""
+    handler = PromptHandler(orm=store, model=ScriptedProvider(replies=SCRIPT), tools=[shout])
+    run = await handler.handle_prompt("Go")
+    target = FaultyStore(MemoryAdapter())
+    hooked, copier = HookedStore(target), RunCopier(store, target, Count())
+
+    async def before_the_last(real: Any, draft: RunState, *args: Any, **options: Any) -> Any:
+        if draft.version == run.version:
+            raise StoreUnavailableError("The copy dies.")
+        return await real(draft, *args, **options)
+
+    monkeypatch.setattr(runs, "PAGE", 4)
+    hooked.hooks = {"save_run": before_the_last}
+    with pytest.raises(StoreUnavailableError):
+        await RunCopier(store, hooked, Count()).bring(run)
+    reader = streaming.Reader(target, run.run_id, Cursor.first(run.run_id))
+    with pytest.raises(StoreUnavailableError, match="copied"):
+        await reader.look()
+    listener = Listener(streaming.stream(target, run.run_id))
+    await copier.bring(run)
+    assert await listener.all() == await read(handler, run.run_id)
 
 
 async def test_a_reader_that_may_not_write_reads(store: FaultyStore) -> None:
