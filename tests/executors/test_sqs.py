@@ -25,7 +25,7 @@ from sqs_server import MOST_RECEIVES, SqsServer
 
 from thoughtgear import Limits, PromptHandler, ScheduledExecutor, SqsExecutor, SqsWorker, tool
 from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError, ModelUnavailableError
-from thoughtgear.models import RunState
+from thoughtgear.models import Claim, RunState
 from thoughtgear.providers.scripted import ScriptedProvider, call
 from thoughtgear.registry import open_store
 
@@ -337,8 +337,8 @@ async def test_a_long_wait_is_handed_on(sqs: SqsServer, tmp_path: Path) -> None:
 
 
 async def test_a_worker_that_stops_gives_its_message_back(sqs: SqsServer, tmp_path: Path) -> None:
-    """A worker that is stopped cuts its iteration off when the grace is over: the claim and the message are
-    given back, and another worker goes on at once."""
+    """Workers that are stopped in the middle of an iteration cut it off when the grace is over: claim and
+    message are given back, another one goes on at once, and however many were stopped, no letter is dead."""
     case = Case(sqs, tmp_path)
     begun = asyncio.Event()
 
@@ -347,16 +347,63 @@ async def test_a_worker_that_stops_gives_its_message_back(sqs: SqsServer, tmp_pa
         await asyncio.sleep(600)
         return "never"
 
-    model = ScriptedProvider(replies=slow, name="slow")
-    handler = PromptHandler(model=model, db=case.db, executor=case.executor())
-    async with case.worker(handler, grace=0.1, visibility=600):
-        run = await handler.handle_prompt("go")
-        await begun.wait()
+    def make() -> PromptHandler:
+        model = ScriptedProvider(replies=slow, name="slow")
+        return PromptHandler(model=model, db=case.db, executor=case.executor())
+
+    async with make() as client:
+        run = await client.handle_prompt("go")
+    for _ in range(MOST_RECEIVES + 1):
+        begun.clear()
+        async with case.worker(make(), grace=0.1, visibility=600):
+            await asyncio.wait_for(begun.wait(), SECONDS)
     other = PromptHandler(model="scripted:echo", db=case.db, executor=case.executor())
     async with case.worker(other):
         state = await case.ended(run.run_id)
         await case.until(case.empty)
     assert state.output == "go"
+    assert case.sent(case.dead) == []
+
+
+async def test_workers_that_are_stopped_while_they_wait(sqs: SqsServer, tmp_path: Path) -> None:
+    """Workers of a FIFO queue that are stopped in the middle of a delay, more of them than a message may be
+    received: each leaves the next message with what is left, and no letter is dead."""
+    case = Case(sqs, tmp_path, fifo=True)
+    executor = ScheduledExecutor(case.executor(), delay=3600)
+    model = ScriptedProvider(replies=[[call("none")], "end"], name="waits")
+    async with PromptHandler(model=model, db=case.db, executor=executor) as client:
+        run = await client.handle_prompt("go")
+    for _ in range(MOST_RECEIVES + 1):
+        handler = PromptHandler(
+            model=model, db=case.db, executor=ScheduledExecutor(case.executor(), delay=3600)
+        )
+        async with case.worker(handler) as worker:
+            await case.until(lambda w=worker: w._waiting)
+    assert case.sent(case.dead) == []
+    [message] = case.sent(case.url)
+    assert (message["runId"], message["notBefore"] > time.time() + 3000) == (run.run_id, True)
+
+
+async def test_workers_that_are_stopped_at_a_busy_run(sqs: SqsServer, tmp_path: Path) -> None:
+    """Workers that are stopped while another driver is at work on the run, more of them than a message may
+    be received, count nothing against it: one that is there when that driver has gone goes on."""
+    case = Case(sqs, tmp_path)
+    async with case.handler() as client:
+        run = await client.create_run(case.text)
+        held = run.model_copy(update={"version": run.version + 1})
+        held.claim = Claim(epoch=1, owner="somebody/1", driver="local", deadline=time.time() + 3000)
+        await client.store.save_run(held, [])
+        await client.executor.schedule_next_iteration(run.run_id)
+        for _ in range(MOST_RECEIVES + 1):
+            async with case.worker() as worker:
+                await case.until(lambda w=worker: w._waiting)
+        free = held.model_copy(update={"version": held.version + 1, "claim": Claim(epoch=1)})
+        await client.store.save_run(free, [])
+    async with case.worker():
+        state = await case.ended(run.run_id)
+        await case.until(case.empty)
+    assert await case.wrong(state) == []
+    assert case.sent(case.dead) == []
 
 
 async def test_a_queue_without_dead_letters_is_refused(sqs: SqsServer, tmp_path: Path) -> None:

@@ -81,15 +81,16 @@ class SqsWorker:
         self._waiting = 0
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = asyncio.Event()
         self._most = 0
 
     async def run(self, stop: asyncio.Event | None = None) -> None:
         """Work until `stop` is set, or this is cancelled. Raises `ConfigurationError` for a queue that has no
         dead-letter queue, and `ExecutorUnavailableError` when the queue can't be reached at the start."""
         self._most = await self._most_receives()
-        stopped = stop or asyncio.Event()
+        self._stopped = stop or asyncio.Event()
         receiving = asyncio.create_task(self._receive_for_ever())
-        waiting = asyncio.create_task(stopped.wait())
+        waiting = asyncio.create_task(self._stopped.wait())
         try:
             await asyncio.wait((receiving, waiting), return_when=asyncio.FIRST_COMPLETED)
             receiving.cancel()
@@ -145,10 +146,12 @@ class SqsWorker:
         self._changed.set()
 
     async def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than until the worker is stopped."""
         self._waiting += 1
         self._changed.set()
         try:
-            await asyncio.sleep(seconds)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), seconds)
         finally:
             self._waiting -= 1
 
@@ -169,10 +172,18 @@ class SqsWorker:
             answer = await asyncio.shield(asked)
         except asyncio.CancelledError:
             with suppress(ExecutorUnavailableError):
-                for message in (await asked).get("Messages", []):
-                    await self._give_back(message["ReceiptHandle"], 0)
+                for received in (await asked).get("Messages", []):
+                    await self._return(received)
             raise
         return list(answer.get("Messages", []))
+
+    async def _return(self, received: dict[str, Any]) -> None:
+        try:
+            message = read_message(received)
+        except InvalidInputError as exc:
+            await self._refuse(received["ReceiptHandle"], exc)
+        else:
+            await self._hand_on(message)
 
     # --- one message ---
 
@@ -188,8 +199,10 @@ class SqsWorker:
             async with self._kept(receipt):
                 done = await self._use(message)
         except asyncio.CancelledError:
-            await asyncio.shield(self._give_back(receipt, 0))
+            await asyncio.shield(self._hand_on(message))
             raise
+        except _HandOnError:
+            await self._hand_on(message)
         except (InvalidInputError, RunNotFoundError) as exc:
             await self._refuse(receipt, exc)
         except Exception as exc:
@@ -211,9 +224,10 @@ class SqsWorker:
         )
         taken: Taken = await self._insist(message, lambda: self._take(handler, message.turn, delivery))
         if taken.next is not None:
-            if self._executor.fifo:
-                await self._until_due(handler, taken.next)
-            await self._insist(message, partial(self._executors[handler.name].follow, taken.next))
+            following = taken.next
+            if self._executor.fifo and not delivery.last:  # whoever died with that one would leave the run
+                following = await self._until_due(handler, following)
+            await self._insist(message, partial(self._executors[handler.name].follow, following))
         log.info(taken.reason or "the next message is sent", extra={"run_id": message.turn.run_id})
         return not taken.dead
 
@@ -236,13 +250,25 @@ class SqsWorker:
         `ExecutorUnavailableError`."""
         await self._executor.send(message.body, message.turn.run_id, seconds, message.attributes(since))
 
+    async def _hand_on(self, message: Message) -> None:
+        """Have a copy come in place of a message: to give it back would count as a death of its worker."""
+        try:
+            await self._copy(message)
+        except ExecutorUnavailableError as exc:
+            log.warning("a message is given back: %s", exc)
+            await self._give_back(message.receipt, 0)
+        else:
+            await self._delete(message.receipt)
+
     async def _take(self, handler: PromptHandler, turn: Turn, delivery: Delivery) -> Taken:
         async with self._slots:
             return await take(handler, turn, delivery)
 
     async def _insist(self, message: Message, what: Callable[[], Awaitable[Any]]) -> Any:
-        """Try again here what a while mends, and keep the message: to leave it would count against it."""
-        failures = 0
+        """Try again here what a while mends, and keep the message: to leave it would count against it. Raises
+        `_HandOnError` where the worker stops meanwhile, or where it takes long and no worker has died: one
+        that is killed while it waits counts, too."""
+        failures, until = 0, time.monotonic() + LONGEST_DELAY
         while True:
             try:
                 return await what()
@@ -253,23 +279,26 @@ class SqsWorker:
                     raise
                 failures += 1
                 delay, why = retry_delay(failures), exc  # type: ignore[assignment]
+            if self._stopped.is_set() or (message.count == 1 and time.monotonic() > until):
+                raise _HandOnError
             log.info("waiting %.1f s: %s", delay, why, extra={"run_id": message.turn.run_id})
             await self._pause(delay)
 
-    async def _until_due(self, handler: PromptHandler, turn: Turn) -> None:
+    async def _until_due(self, handler: PromptHandler, turn: Turn) -> Turn:
         """Wait until a turn is due, or somebody else took it: a FIFO queue keeps no single message back, and
-        holds those that follow this one in its group. A longer wait is handed on: SQS lets nobody keep a
-        message for more than twelve hours."""
+        holds those that follow this one in its group. What is left of a wait that is longer, or of one that
+        the worker is stopped in, is for the next message. Returns the turn that this one has."""
         until = time.monotonic() + LONGEST_DELAY
-        while turn.seconds and time.monotonic() < until:
+        while turn.seconds and time.monotonic() < until and not self._stopped.is_set():
             await self._pause(min(turn.seconds, LOOK_SECONDS))
             with suppress(StoreError):
                 try:
                     state = await handler.get_run(turn.run_id)
                 except RunNotFoundError:
-                    return
+                    return turn
                 if state.over or state.claim.epoch != turn.epoch:
-                    return
+                    return turn
+        return turn
 
     # --- the queue ---
 
@@ -311,6 +340,10 @@ class SqsWorker:
     async def _ask(self, method: str, **parameters: Any) -> Any:
         call = getattr(self._executor.client, method)
         return await ask("AWS SQS", call, QueueUrl=self._executor.queue_url, **parameters)
+
+
+class _HandOnError(Exception):
+    """A copy of the message is to come in its place."""
 
 
 def _executors_of(handlers: Sequence[PromptHandler]) -> dict[str, SqsExecutor]:
