@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from pydantic import BaseModel, ValidationError
 
-from thoughtgear.errors import ConflictError, RunNotFoundError, StoreError
+from thoughtgear.errors import ConflictError, InvalidInputError, RunNotFoundError, StoreError
 from thoughtgear.protocols import Document, OrmAdapter
 
 LIVE = "live/"
@@ -23,6 +23,9 @@ INTERVAL = 0.25
 
 RATE = 64_000
 """Letters per second that are written at the most: a long text is written less often."""
+
+PAGE = 500
+"""Keys that are listed at once."""
 
 log = logging.getLogger("thoughtgear")
 
@@ -63,6 +66,30 @@ async def forget(store: OrmAdapter, run_id: str) -> None:
             await store.put_document("cache", _key(run_id), None, tag=document.tag)
 
 
+async def sweep(store: OrmAdapter) -> int:
+    """Remove the text of runs that are over or gone, where whoever ended them died before it did so. Returns
+    how many there were; one whose run can't be read stays. Raises `StoreError`."""
+    swept, after = 0, ""
+    while keys := await store.list_documents("cache", LIVE, after=after, limit=PAGE):
+        for run_id in (key.removeprefix(LIVE) for key in keys):
+            if await _ended(store, run_id):
+                await forget(store, run_id)
+                swept += 1
+        after = keys[-1]
+    return swept
+
+
+async def _ended(store: OrmAdapter, run_id: str) -> bool:
+    try:
+        return (await store.load_run(run_id)).over
+    except (RunNotFoundError, InvalidInputError):
+        return True
+    except StoreError as exc:
+        if exc.retryable:
+            raise
+        return False
+
+
 class LiveWriter:
     """Writes the growing text of one reply, beside the reply: it is never waited for.
 
@@ -100,6 +127,10 @@ class LiveWriter:
                 await self.flush()
             except StoreError as exc:  # the store is away: nothing is lost
                 log.debug("the live text can't be written: %s", exc, extra={"run_id": self._run_id})
+            except Exception as exc:  # an adapter may raise anything: the reply is worth more
+                self._stopped = True
+                name, extra = type(exc).__name__, {"run_id": self._run_id}
+                log.warning("the live text is written no more in this reply: %s", name, extra=extra)
             await asyncio.sleep(pause_after(self._letters))
 
     async def flush(self) -> None:

@@ -16,6 +16,7 @@ from datetime import timedelta
 
 from temporalio.client import Client
 
+from thoughtgear import live
 from thoughtgear.batches import find_run
 from thoughtgear.doctor import Doctor, Finding
 from thoughtgear.doctor.scan import SETTLED
@@ -29,8 +30,9 @@ log = logging.getLogger("thoughtgear")
 
 class Reconciler:
     """Schedules runs of these handlers that were never begun and have no workflow, or were retried and have
-    none that goes on; ends those whose workflow was ended by somebody else. The rest is left to `thoughtgear
-    doctor`. What has changed within `settled` is left alone.
+    none that goes on; ends those whose workflow was ended by somebody else; removes the growing text of runs
+    that are over. The rest is left to `thoughtgear doctor`. What has changed within `settled` is
+    left alone.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class Reconciler:
     async def look(self) -> int:
         """Look once, and mend. Returns how many runs were mended. A store or server that is away is logged:
         the next look may find it."""
+        for store, _ in self._doctors:
+            await _sweep(store)
         return sum([await self._look(store, doctor) for store, doctor in self._doctors])
 
     @asynccontextmanager
@@ -83,6 +87,14 @@ class Reconciler:
         if away or diagnosis.unchecked:
             log.warning("The reconciler could not look at everything (%s).", ", ".join(away) or "Temporal")
         return sum([await _mend(store, doctor, finding) for finding in diagnosis.findings])
+
+
+async def _sweep(store: OrmAdapter) -> None:
+    """Remove the growing text of runs whose worker died right after their end."""
+    try:
+        await live.sweep(store)
+    except Exception as exc:  # a store may raise anything; the next look comes
+        log.warning("The reconciler could not remove text of runs that are over (%s).", type(exc).__name__)
 
 
 async def _left_half_done(store: OrmAdapter, finding: Finding) -> bool:

@@ -9,7 +9,7 @@ from datetime import datetime
 from itertools import chain
 from typing import get_args
 
-from thoughtgear import cache
+from thoughtgear import cache, live
 from thoughtgear.batches import Unwatched, Watcher, all_runs, each, find_run
 from thoughtgear.deletion import Deleted, Deletion
 from thoughtgear.models import OVER, RunState, Status
@@ -86,8 +86,9 @@ async def select(store: OrmAdapter, rule: Rule, watcher: Watcher | None = None) 
 async def prune(
     store: OrmAdapter, rule: Rule, run_ids: Sequence[str], watcher: Watcher | None = None
 ) -> Deleted:
-    """Delete these runs, as far as the rule still selects them, then the cached results that have expired.
-    Interrupted, it has deleted some; call it again."""
+    """Delete these runs, as far as the rule still selects them, then the cached results that have expired,
+    and the growing text that a process which was killed left of a run that is over. Interrupted, it has
+    deleted some; call it again."""
     watcher = watcher or Unwatched()
     busy = await _busy_sessions(store, rule)
 
@@ -107,6 +108,7 @@ async def prune(
     await deletion.sessions()
     watcher.begin("sweep the cache", None)
     deletion.deleted.cached += await cache.sweep(store, watcher.step)
+    await live.sweep(store)
     return deletion.deleted
 
 

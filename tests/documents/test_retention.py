@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hooked_store import HookedStore
 
-from thoughtgear import deletion
+from thoughtgear import deletion, live
 from thoughtgear.batches import TOGETHER, Unwatched
 from thoughtgear.cache import Entry
 from thoughtgear.errors import StoreUnavailableError
@@ -130,6 +130,14 @@ async def test_expired_cached_results_go(memory: HookedStore):
         await memory.put_document("cache", f"tool/{name}", entry.model_dump_json().encode(), tag=None)
     assert (await prune(memory, Rule(BEFORE), [])).cached == 1
     assert await memory.list_documents("cache") == ["tool/fresh"]
+
+
+async def test_text_of_runs_that_are_over_goes(memory: HookedStore):
+    """A prune removes the growing text that a killed process left of a run that stays."""
+    await put(memory, "young", days=2)
+    await memory.put_document("cache", f"{live.LIVE}young", b"{}", tag=None)
+    await prune(memory, Rule(BEFORE), [])
+    assert await memory.get_document("cache", f"{live.LIVE}young") is None
 
 
 async def test_an_interrupted_prune_is_taken_up(memory: HookedStore):

@@ -14,7 +14,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 from world import World
 
-from thoughtgear import PromptHandler, ThoughtgearPlugin
+from thoughtgear import PromptHandler, ThoughtgearPlugin, live
 from thoughtgear.errors import StoreUnavailableError
 from thoughtgear.models import Claim, Driver
 from thoughtgear.reconciler import Reconciler
@@ -70,6 +70,16 @@ async def test_a_worker_finishes_what_a_killed_client_left(world: World, monkeyp
     assert (ended.status, ended.output) == ("done", "Done.")
     assert again.run_id == left.run_id
     assert world.replies_bought() == 1
+
+
+async def test_growing_text_goes_with_its_run(world: World):
+    """A look of a worker removes the growing text that another one, killed right after a run's end, left."""
+    handler = world.handler([])
+    store = handler.store
+    await append(store, new_run("ended", status="done"))
+    await store.put_document("cache", f"{live.LIVE}ended", b"{}", tag=None)
+    await reconciler_of(world, handler).look()
+    assert await store.get_document("cache", f"{live.LIVE}ended") is None
 
 
 async def test_plugins_of_client_and_worker_share_the_looking(
