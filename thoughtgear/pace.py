@@ -42,6 +42,10 @@ class Pace:
             return 0.0
         return max(0.0, self._delay - (now() - state.updated_at).total_seconds())
 
+    def cut_short(self, state: RunState) -> bool:
+        """Whether a message came that ends the delay which the run is in. None ends the wait for a place."""
+        return bool(self._delay and state.mail and state.iteration and state.status == "running")
+
     def admit(self, run_id: str, *, waited: bool) -> float:
         """Return 0 where an iteration of this run may begin, else the seconds until its place comes. Whoever
         has `waited` for a place has one, also of another process."""

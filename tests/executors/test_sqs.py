@@ -365,6 +365,26 @@ async def test_a_worker_that_stops_gives_its_message_back(sqs: SqsServer, tmp_pa
     assert case.sent(case.dead) == []
 
 
+@pytest.mark.parametrize("end", ["message", "cancel"])
+async def test_what_ends_a_delay_in_a_fifo_queue(sqs: SqsServer, tmp_path: Path, end: str) -> None:
+    """A message to a run that a worker of a FIFO queue keeps for an hour is read within seconds, and a cancel
+    ends the run likewise."""
+    case = Case(sqs, tmp_path, fifo=True)
+    model = ScriptedProvider(replies=[[call("none")], "end"], name="waits")
+    executor = ScheduledExecutor(case.executor(), delay=3600)
+    async with case.worker(PromptHandler(model=model, db=case.db, executor=executor)) as worker:
+        [handler] = worker._handlers.values()
+        run = await handler.handle_prompt("go")
+        await case.until(lambda: worker._waiting)
+        if end == "message":
+            await handler.send(run.run_id, "now")
+        else:
+            await handler.cancel(run.run_id)
+        state = await case.ended(run.run_id)
+        await case.until(case.empty)
+    assert (state.status, state.iteration) == (("done", 2) if end == "message" else ("cancelled", 1))
+
+
 async def test_workers_that_are_stopped_while_they_wait(sqs: SqsServer, tmp_path: Path) -> None:
     """Workers of a FIFO queue that are stopped in the middle of a delay, more of them than a message may be
     received: each leaves the next message with what is left, and no letter is dead."""

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -298,6 +299,8 @@ class SqsWorker:
                     return turn
                 if state.over or state.claim.epoch != turn.epoch:
                     return turn
+                if not turn.failures and handler.pace is not None and handler.pace.cut_short(state):
+                    return replace(turn, not_before=0.0)
         return turn
 
     # --- the queue ---
