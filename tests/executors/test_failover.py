@@ -32,9 +32,11 @@ from thoughtgear import (
     SqsWorker,
     TemporalExecutor,
     build_worker,
+    make_lambda_handler,
 )
 from thoughtgear.devserver import DevServer
 from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError
+from thoughtgear.providers.scripted import ScriptedProvider, call
 
 STEPS = 7
 NOWHERE = "127.0.0.1:1"
@@ -271,3 +273,45 @@ async def test_a_primary_that_stands_still(partition: Partition, tmp_path: Path)
     history = await scene.store.get_history(run_id)
     assert (await scene.state(run_id), state.driver.executor) == (state, "sqs")
     assert await violations(Ended(text, STEPS, state, history, unknown=None), scene.ledger) == []
+
+
+async def test_two_queues_each_have_their_workers(sqs: SqsServer, tmp_path: Path) -> None:
+    """Where the first one of two queues is out, the workers of the second one drive a run to its end in
+    theirs, and need to be told which one that is."""
+    (second, _), db = sqs.queue(), f"sqlite:///{tmp_path}/runs.db"
+    settings = {**sqs.settings(), "endpoint_url": "http://127.0.0.1:1"}
+    queues = (SqsExecutor("http://127.0.0.1:1/1/q", **settings), SqsExecutor(second, client=sqs.client()))
+    stop = asyncio.Event()
+    model = ScriptedProvider(replies=[[call("none")], "end"], name="two")
+    async with PromptHandler(model=model, db=db, executor=FailoverExecutor(queues, patience=60)) as handler:
+        with pytest.raises(ConfigurationError, match="queue_url"):
+            SqsWorker(handler)
+        worker = SqsWorker(handler, queue_url=second, visibility=2, poll=1)
+        running = asyncio.create_task(worker.run(stop))
+        run = await handler.handle_prompt("go")
+        state = await handler.wait(run.run_id, timeout=60)
+        stop.set()
+        await running
+    assert (state.output, state.iteration) == ("end", 2)
+
+
+def test_two_functions_each_fire_at_themselves(tmp_path: Path) -> None:
+    """Where the first one of two functions is out, the second one drives a run to its end by its own events,
+    and needs to be told which one it is."""
+    fired: list[dict[str, Any]] = []
+
+    def out(event: Any) -> None:
+        raise ConnectionError
+
+    first, second = LambdaExecutor(out), LambdaExecutor(fired.append)
+    model = ScriptedProvider(replies=[[call("none")], "end"], name="two")
+    executor = FailoverExecutor([first, second])
+    handler = PromptHandler(model=model, db=f"sqlite:///{tmp_path}/runs.db", executor=executor)
+    with pytest.raises(ConfigurationError, match="executor="):
+        make_lambda_handler(handler)
+    with pytest.raises(ConfigurationError):
+        make_lambda_handler(handler, executor=LambdaExecutor(fired.append))
+    main = make_lambda_handler(handler, executor=second)
+    main({"action": "start", "text": "go"}, None)
+    answers = [main(fired.pop(0), None) for _ in range(2)]
+    assert ([answer["continues"] for answer in answers], fired) == ([True, False], [])

@@ -11,7 +11,7 @@ from uuid import uuid4
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.executors.events import ContinueEvent, StartEvent, read_event
 from thoughtgear.executors.lambda_ import LambdaExecutor
-from thoughtgear.executors.members import member
+from thoughtgear.executors.members import members_of
 from thoughtgear.executors.turns import Delivery, take, turn_in
 
 if TYPE_CHECKING:
@@ -24,24 +24,37 @@ Of a function with less than four times as much it is a quarter."""
 log = logging.getLogger("thoughtgear")
 
 
-def make_lambda_handler(handler: PromptHandler) -> Callable[[Any, Any], dict[str, Any]]:
+def make_lambda_handler(
+    handler: PromptHandler, *, executor: LambdaExecutor | None = None
+) -> Callable[[Any, Any], dict[str, Any]]:
     """Return the function that AWS Lambda calls with an event and its context.
 
+    `executor` is the one that fires at this function, where the handler has several: a function of another
+    region fires its next event at itself, and not at the one that is out.
     It stores a prompt (`start`, which answers `{"runId": …, "status": …}`) or runs one iteration
     (`continue`). A mistake in an event raises `InvalidInputError`. Whatever else it raises asks Lambda to
     deliver the event again, which it does twice, after one and two minutes: leave the function's retries on.
-    Raises `ConfigurationError` where the handler's executor fires no events.
+    Raises `ConfigurationError` where the handler's executor fires no events, or which one does is open.
     """
-    executor = member(handler.executor, LambdaExecutor)
-    if executor is None:
-        raise ConfigurationError("make_lambda_handler needs a handler with executor=LambdaExecutor(…).")
-    function = _Function(handler, executor)
+    function = _Function(handler, _served(handler, executor))
     runner = asyncio.Runner()  # one loop for all invocations: the connections of the store are bound to it
 
     def lambda_handler(event: Any, context: Any = None) -> dict[str, Any]:
         return runner.run(function.invoked(event, context))
 
     return lambda_handler
+
+
+def _served(handler: PromptHandler, executor: LambdaExecutor | None) -> LambdaExecutor:
+    found = members_of(handler.executor, LambdaExecutor)
+    if executor is None and len(found) > 1:
+        raise ConfigurationError(
+            "This handler has several LambdaExecutors: make_lambda_handler(handler, executor=…) names that "
+            "which fires at this function."
+        )
+    if not found or (executor is not None and not any(each is executor for each in found)):
+        raise ConfigurationError("make_lambda_handler needs a handler with executor=LambdaExecutor(…).")
+    return executor or found[0]
 
 
 class _Function:

@@ -20,6 +20,11 @@ def members(executor: Executor) -> Iterator[Executor]:
             yield from members(each)
 
 
+def members_of(executor: Executor, kind: type[E]) -> list[E]:
+    """Those of a kind, in their order."""
+    return [each for each in members(executor) if isinstance(each, kind)]
+
+
 def member(executor: Executor, kind: type[E]) -> E | None:
     """The first one of a kind, or None."""
-    return next((each for each in members(executor) if isinstance(each, kind)), None)
+    return next(iter(members_of(executor, kind)), None)

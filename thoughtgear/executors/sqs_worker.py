@@ -21,7 +21,7 @@ from thoughtgear.errors import (
     StoreError,
 )
 from thoughtgear.executors.aws import ask
-from thoughtgear.executors.members import member
+from thoughtgear.executors.members import members_of
 from thoughtgear.executors.sqs import LONGEST_DELAY, SqsExecutor
 from thoughtgear.executors.sqs_message import DELIVERY, SINCE, Message, read_message
 from thoughtgear.executors.turns import Delivery, Taken, Turn, take
@@ -49,6 +49,7 @@ log = logging.getLogger("thoughtgear")
 class SqsWorker:
     """Drives the runs of handlers with an `SqsExecutor` of one queue.
 
+    `queue_url` is that queue, where the handlers have executors of several: each queue needs its workers.
     `concurrency` iterations run at once. A message is kept from other workers for `visibility` seconds, again
     and again as long as it is worked on; so a worker that dies is noticed after as many. When the worker is
     stopped its iterations have `grace` seconds to end by themselves. `poll` is how long one request waits for
@@ -63,6 +64,7 @@ class SqsWorker:
         self,
         handlers: PromptHandler | Sequence[PromptHandler],
         *,
+        queue_url: str | None = None,
         concurrency: int = 10,
         visibility: int = 60,
         grace: float = 30.0,
@@ -70,7 +72,7 @@ class SqsWorker:
     ) -> None:
         given = list(handlers) if isinstance(handlers, Sequence) else [handlers]
         self._handlers = {handler.name: handler for handler in given}
-        self._executors = _executors_of(given)
+        self._executors = _executors_of(given, queue_url)
         self._executor = self._executors[given[0].name]
         if concurrency < 1 or not 2 <= visibility <= 43200 or not 0 <= poll <= 20 or grace < 0:
             raise ConfigurationError(
@@ -349,12 +351,18 @@ class _HandOnError(Exception):
     """A copy of the message is to come in its place."""
 
 
-def _executors_of(handlers: Sequence[PromptHandler]) -> dict[str, SqsExecutor]:
+def _executors_of(handlers: Sequence[PromptHandler], queue_url: str | None) -> dict[str, SqsExecutor]:
     """The executors of the handlers, by their names: all of one queue."""
-    found = {each.name: made for each in handlers if (made := member(each.executor, SqsExecutor))}
-    lacking = any(each.name not in found for each in handlers)
-    if not found or lacking or len({executor.queue_url for executor in found.values()}) > 1:
+    found = {each.name: members_of(each.executor, SqsExecutor) for each in handlers}
+    urls = {queue_url} if queue_url else {one.queue_url for made in found.values() for one in made}
+    if len(urls) > 1:
+        raise ConfigurationError(
+            "SqsWorker works on one queue, and these handlers have executors of several: "
+            "SqsWorker(…, queue_url=…) names it."
+        )
+    own = {name: [one for one in made if one.queue_url in urls] for name, made in found.items()}
+    if not own or not all(own.values()):
         raise ConfigurationError("SqsWorker needs handlers with executor=SqsExecutor(…), all of one queue.")
-    if len({handler.name for handler in handlers}) != len(handlers):
+    if len(own) != len(handlers):
         raise ConfigurationError("Two handlers of one worker have the same name; give one another name.")
-    return found
+    return {name: made[0] for name, made in own.items()}
