@@ -225,6 +225,22 @@ def test_an_iteration_without_time_fails_in_the_end(function: Function) -> None:
     assert not function.fired
 
 
+def test_a_failure_is_no_cut(function: Function) -> None:
+    """A provider that was busy twice leaves a run all of its cuts, and a failure in between has them count
+    anew."""
+    busy = ModelUnavailableError("HTTP 429", retry_after=0.0)
+
+    async def slow(request: Any) -> str:
+        await asyncio.sleep(60)
+        return "late"
+
+    function.make(busy, busy, *[slow] * (MOST_CUTS - 1), busy, *[slow] * (MOST_CUTS - 1), "hi")
+    run_id = function.start()
+    while function.fired:
+        function({**function.fired.pop(0), "notBefore": 0.0}, seconds=0.5)
+    assert function.run(run_id).output == "hi"
+
+
 def test_an_iteration_that_is_cut_off_keeps_what_is_done(function: Function) -> None:
     """A reply that was saved before the time was over is not bought again, and the count begins anew."""
     tries = []

@@ -57,6 +57,7 @@ class ContinueEvent(_Event):
     run_id: str
     epoch: int | None = Field(default=None, ge=0)
     failures: int = Field(default=0, ge=0)
+    cuts: int = Field(default=0, ge=0)
     not_before: float = Field(default=0.0, ge=0, strict=False)
     paced: bool = False
 

@@ -48,7 +48,8 @@ log = logging.getLogger("thoughtgear")
 class Turn:
     """The right to drive one iteration of a run: as long as its claim has this epoch (None: any).
 
-    `failures` counts the attempts in a row that failed; before `not_before` (Unix seconds) it is not due.
+    `failures` counts the attempts in a row that failed, `cuts` those that were cut off with nothing to show
+    for it; before `not_before` (Unix seconds) it is not due.
     `paced`: until then it waits for its place in a rate.
     """
 
@@ -57,6 +58,7 @@ class Turn:
     failures: int = 0
     not_before: float = 0.0
     paced: bool = False
+    cuts: int = 0
 
     @property
     def seconds(self) -> float:
@@ -76,7 +78,8 @@ class Taken:
 
 def turn_in(event: ContinueEvent) -> Turn:
     """Return the turn of an event. Raises `InvalidInputError` where its run id is none."""
-    return Turn(check_run_id(event.run_id), event.epoch, event.failures, event.not_before, event.paced)
+    run_id = check_run_id(event.run_id)
+    return Turn(run_id, event.epoch, event.failures, event.not_before, event.paced, event.cuts)
 
 
 async def turn_of(handler: PromptHandler, run_id: str) -> Turn | None:
@@ -108,6 +111,8 @@ def event_of(turn: Turn) -> dict[str, Any]:
         event["epoch"] = turn.epoch
     if turn.failures:
         event["failures"] = turn.failures
+    if turn.cuts:
+        event["cuts"] = turn.cuts
     if turn.not_before:
         event["notBefore"] = round(turn.not_before, 3)
     if turn.paced:
@@ -166,7 +171,9 @@ class _Taking:
         )
         if turn.seconds:
             await self._handler.pass_on(state.run_id, attempt)
-            return self._follow(state.claim.epoch + 1, turn.failures, turn.seconds, paced=turn.paced)
+            return self._follow(
+                state.claim.epoch + 1, turn.failures, turn.seconds, paced=turn.paced, cuts=turn.cuts
+            )
         return await self._iterate(state, attempt)
 
     def _right(self, claim: Claim) -> Literal["take", "sent", "others", "busy"]:
@@ -187,12 +194,14 @@ class _Taking:
         return scope == self._delivery.name and claim.driver == self._delivery.driver
 
     async def _iterate(self, state: RunState, attempt: Attempt) -> Taken:
-        failures, delay, cut, paced = 0, 0.0, False, False
+        failures, delay, cut, paced, cuts = 0, 0.0, False, False, 0
         scope = asyncio.timeout(self._delivery.seconds)
         try:
             async with scope:
                 result = await self._handler.run_iteration(state.run_id, state.iteration + 1, attempt)
             delay, paced = result.wait, result.paced
+            if result.wait and result.iteration == state.iteration + 1:
+                cuts = self._turn.cuts  # it had to wait, and was no attempt
         except (SupersededError, RunNotFoundError):
             raise
         except ModelUnavailableError as exc:
@@ -205,11 +214,11 @@ class _Taking:
                 return await self._fail(exc)
         after = await self._handler.get_run(state.run_id)
         if cut and _progress(after) == _progress(state):
-            failures = self._turn.failures + 1
-            if failures >= MOST_CUTS:
+            cuts = self._turn.cuts + 1
+            if cuts >= MOST_CUTS:
                 return await self._give_up()
         ended = await self._ended(after, attempt)
-        return ended or self._follow((attempt.epoch or 0) + 1, failures, delay, paced=paced)
+        return ended or self._follow((attempt.epoch or 0) + 1, failures, delay, paced=paced, cuts=cuts)
 
     async def _ended(self, state: RunState, attempt: Attempt) -> Taken | None:
         """Why this chain ends after an attempt, or None: the turn is used up then, also by one that had to
@@ -229,9 +238,11 @@ class _Taking:
             return Taken(None, "another turn goes on")
         return None
 
-    def _follow(self, epoch: int, failures: int, delay: float = 0.0, *, paced: bool = False) -> Taken:
+    def _follow(
+        self, epoch: int, failures: int, delay: float = 0.0, *, paced: bool = False, cuts: int = 0
+    ) -> Taken:
         not_before = time.time() + delay if delay else 0.0
-        return Taken(Turn(self._turn.run_id, epoch, failures, not_before, paced))
+        return Taken(Turn(self._turn.run_id, epoch, failures, not_before, paced, cuts))
 
     async def _fail(self, exc: Exception) -> Taken:
         """End the run; what is retryable here is about the store, and comes out."""
