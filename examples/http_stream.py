@@ -97,9 +97,12 @@ def make_app(handler: PromptHandler) -> Starlette:
 async def go_on(handler: PromptHandler) -> None:
     """Drive what a server left when it ended. Several servers may do so: each run goes on in one of them."""
     for status in ("pending", "running"):
-        page = await handler.store.list_runs(RunFilter(status=status, handler=handler.name))
-        for run in page.runs:
-            await handler.executor.schedule_next_iteration(run.run_id)
+        after, more = None, True
+        while more:
+            page = await handler.store.list_runs(RunFilter(status=status, handler=handler.name), after=after)
+            for run in page.runs:
+                await handler.executor.schedule_next_iteration(run.run_id)
+            after, more = page.after, page.after is not None
 
 
 async def frames(events: AsyncGenerator[StreamEvent, None], first: StreamEvent | None) -> AsyncIterator[str]:

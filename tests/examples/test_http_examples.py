@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 from pathlib import Path
 from typing import Any
 
 import httpx
-from example_process import SECONDS, served
+import pytest
+from example_process import EXAMPLES, SECONDS, served
+
+from thoughtgear import PromptHandler
+from thoughtgear.adapters.memory import MemoryAdapter
 
 TEXT = {"text": "Pay invoice 1207."}
 
@@ -119,3 +124,15 @@ async def test_a_stream_goes_on_with_the_next_server(tmp_path: Path) -> None:
     assert rest[-1]["status"] == "done"
     shown = [line for line in said([*first, *rest]) if line[0] not in ("text", "superseded")]
     assert shown == [line for line in said(late) if line[0] != "text"]
+
+
+async def test_all_that_a_server_left_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server goes on with every run that the one before it left, however many there are."""
+    monkeypatch.chdir(tmp_path)  # the agent's own store is here
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    go_on = importlib.import_module("http_stream").go_on
+    async with PromptHandler(orm=MemoryAdapter(), model="scripted:echo") as handler, asyncio.timeout(SECONDS):
+        left = [await handler.create_run("Hello") for _ in range(101)]
+        await go_on(handler)
+        for run in left:
+            assert (await handler.wait(run.run_id, timeout=SECONDS / 4)).status == "done"

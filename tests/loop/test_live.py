@@ -156,4 +156,4 @@ async def test_an_end_that_can_not_be_swept_is_an_end(store: FaultyStore) -> Non
     hooked.hooks = {"get_document": fail}
     handler = PromptHandler(model=ScriptedProvider(replies=["Done."]), orm=hooked)
     run = await handler.create_run("q", stream=True)
-    assert (await handler.continue_run(run.run_id)).status == "done"
+    assert (await handler.run_iteration(run.run_id, 1)).status == "done"
