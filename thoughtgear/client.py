@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.enums.v1 import EventType, TaskQueueType
 from temporalio.api.failure.v1 import Failure
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import (
     DescribeTaskQueueRequest,
@@ -37,6 +39,7 @@ from thoughtgear.codec import converter_from_environment, require_codec
 from thoughtgear.errors import (
     CodecError,
     ConfigurationError,
+    ExecutorUnavailableError,
     InvalidInputError,
     RunNotFoundError,
     WaitTimeoutError,
@@ -44,7 +47,7 @@ from thoughtgear.errors import (
 from thoughtgear.ids import check_run_id
 from thoughtgear.payloads import TASK_QUEUE, WORKFLOW, RunInput, RunResult, sparse
 from thoughtgear.protocols import OrmAdapter
-from thoughtgear.streaming import Events, stream
+from thoughtgear.streaming import Events, patiently, stream
 
 ClientSource = Client | Callable[[], Awaitable[Client]] | None
 """A client, or what makes one on first use; None: from the environment (see `connect`)."""
@@ -60,6 +63,11 @@ LOOK_SECONDS = 0.2
 
 TASK_EVENTS = 5
 """How many of the last events are looked through for why a workflow's task failed."""
+
+FIRST_EVENTS = 50
+"""Events of a workflow among which its first activity has ended, if it has."""
+
+UNREACHED = "Temporal refuses or does not answer ({}); check the server, its address and the namespace."
 
 _ENDED = {
     WorkflowExecutionStatus.FAILED: "failed",
@@ -139,6 +147,46 @@ async def trouble(client: Client, workflow_id: str) -> str:
         return ""
     why = await _innermost(client, failing[0].last_failure)
     return f"{failing[0].activity_type.name} failed {failing[0].attempt - 1} times and is tried again: {why}"
+
+
+async def run_of(client: Client, handle: WorkflowHandle[Any, Any]) -> str | None:
+    """Return the id of the run that a workflow drives, by its history. None: it came by value, and has not
+    begun. Raises `RPCError`, and what the client's converter raises where the history can't be read."""
+    count = 0
+    async for event in handle.fetch_history_events(page_size=FIRST_EVENTS):
+        facts = await _facts(client, event)
+        if facts.get("run_id"):
+            return str(facts["run_id"])
+        count += 1
+        if count == FIRST_EVENTS:
+            break
+    return None
+
+
+async def _facts(client: Client, event: HistoryEvent) -> dict[str, Any]:
+    """Return what the workflow was given, or what an activity of it reported."""
+    if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
+        payloads = event.workflow_execution_started_event_attributes.input.payloads
+    elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
+        payloads = event.activity_task_completed_event_attributes.result.payloads
+    else:
+        return {}
+    values = await client.data_converter.decode(payloads)
+    return values[0] if values and isinstance(values[0], dict) else {}
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    """Say in our own words that Temporal can't be reached. `from None`: the SDK's text may quote request
+    metadata, where the API key is."""
+    try:
+        yield
+    except RPCError as exc:
+        raise ExecutorUnavailableError(UNREACHED.format(exc.status.name)) from None
+    except RuntimeError as exc:
+        if not str(exc).startswith("Failed client connect"):
+            raise
+        raise ExecutorUnavailableError(UNREACHED.format("no connection")) from None
 
 
 async def _last_task_failure(client: Client, execution: WorkflowExecution) -> Failure | None:
@@ -250,8 +298,9 @@ class RunClient:
 
     async def stream(self, run_id: str, after: str | None = None, *, text: bool = True) -> Events:
         """Yield the events of a run as `PromptHandler.stream` does: they come from the store, where nothing
-        of it goes through Temporal. A workflow that has not stored its run yet is waited for. Raises
-        `ConfigurationError` where this client has no store."""
+        of it goes through Temporal. A workflow that has not stored its run yet is waited for; no worker is
+        asked. Raises `ConfigurationError` where this client has no store, and `ExecutorUnavailableError`
+        where Temporal is asked for a workflow and is away for longer than a minute."""
         if self._store is None:
             raise ConfigurationError("The events of a run are in its store: RunClient(client, db=…).")
         name = await self._stored(self._store, run_id)
@@ -275,15 +324,25 @@ class RunClient:
     async def _stored(self, store: OrmAdapter, name: str) -> str:
         """Return the id in the store of a run, or of what a workflow drives."""
         with suppress(RunNotFoundError, InvalidInputError):
-            return (await store.load_run(check_run_id(name))).run_id
+            return (await patiently(partial(store.load_run, check_run_id(name)))).run_id
         while True:
-            handle, described = await self._find(name)
-            facts = await _progress(handle) or {}
-            if facts.get("run_id"):
-                return str(facts["run_id"])
-            if described.status != WorkflowExecutionStatus.RUNNING:
-                raise RunNotFoundError(f"Workflow {handle.id} ended, and no worker can tell its run.")
+            run_id, goes_on = await patiently(partial(self._driven, name))
+            if run_id:
+                return run_id
+            if not goes_on:
+                raise RunNotFoundError(f"Workflow {name} ended before it stored a run.")
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _driven(self, name: str) -> tuple[str | None, bool]:
+        """Return the run of a workflow, if it has one, and whether the workflow goes on; asks no worker."""
+        with _reached():
+            handle, described = await self._find(name)
+            if described.workflow_type != WORKFLOW:
+                raise RunNotFoundError(
+                    f"Workflow {handle.id} is a {described.workflow_type}, and has no run."
+                )
+            run_id = await run_of(self._client, handle)
+        return run_id, described.status == WorkflowExecutionStatus.RUNNING
 
     async def send(self, run_id: str, text: str, *, request_id: str | None = None) -> None:
         """Send a message to a run that goes on; it goes through Temporal's history. The same `request_id`

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 from thoughtgear import live
 from thoughtgear.cursor import Cursor, Said
-from thoughtgear.errors import ConflictError, InvalidInputError, StoreError, StoreUnavailableError
+from thoughtgear.errors import (
+    ConflictError,
+    ExecutorUnavailableError,
+    InvalidInputError,
+    StoreError,
+    StoreUnavailableError,
+)
 from thoughtgear.events import StreamEvent, facts_of
 from thoughtgear.ids import check_run_id
 from thoughtgear.live import LiveText
@@ -39,6 +45,8 @@ PAGE = 200
 """Messages that are read at once."""
 
 
+T = TypeVar("T")
+
 Events = AsyncGenerator[StreamEvent, None]
 
 
@@ -53,6 +61,18 @@ def stream(store: OrmAdapter, run_id: str, after: str | None = None, *, text: bo
     for longer than a minute: go on from the last cursor then.
     """
     return _stream(Reader(store, check_run_id(run_id), Cursor.read(after, run_id), text=text))
+
+
+async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Return what is asked for; a store or executor that is away is asked again for a minute."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return await ask()
+        except (StoreUnavailableError, ExecutorUnavailableError):
+            if time.monotonic() > until:
+                raise
+        await asyncio.sleep(MOST_PAUSE)
 
 
 async def _stream(reader: Reader) -> Events:

@@ -7,14 +7,23 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from hooked_store import HookedStore
+from server_process import free_ports
 from streamed_worker import ANSWER, BROKEN, make_handler
+from temporalio.client import Client
 from world import World, chain, everything
 
-from thoughtgear import PromptHandler, RunClient, StreamEvent, TemporalExecutor, tool
-from thoughtgear.errors import ConfigurationError, RunNotFoundError
-from thoughtgear.protocols import ModelReply, ModelRequest, OnText
+from thoughtgear import PromptHandler, RunClient, StreamEvent, TemporalExecutor, streaming, tool
+from thoughtgear.errors import (
+    ConfigurationError,
+    ExecutorUnavailableError,
+    RunNotFoundError,
+    StoreUnavailableError,
+)
+from thoughtgear.protocols import ModelReply, ModelRequest, OnText, OrmAdapter
 from thoughtgear.providers.scripted import call
 
 WORKER = Path(__file__).parent / "streamed_worker.py"
@@ -159,6 +168,37 @@ async def test_a_client_finds_the_run_of_a_workflow(world: World) -> None:
             await _kinds(client, "nothing")
         with pytest.raises(ConfigurationError, match="db="):
             await _kinds(RunClient(world.client), name)
+
+    assert await _kinds(client, name) == kinds  # and no worker is there that could tell
+
+
+async def test_a_client_has_patience(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`RunClient.stream` waits for a store that is away at its first look, and for Temporal, where it has to
+    ask that; for a minute, and then a typed error says which of the two is away."""
+    monkeypatch.setattr(streaming, "MOST_PAUSE", 0.01)
+    handler = world.handler(["Done."], executor=None)
+    run = await handler.handle_prompt("Go")
+    store, asked = HookedStore(handler.store), 0
+
+    async def away_at_first(real: Any, *args: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise StoreUnavailableError("It is away.")
+        return await real(*args)
+
+    store.hooks = {"load_run": away_at_first}
+    (port,) = free_ports(1)
+    nowhere = await Client.connect(f"127.0.0.1:{port}", lazy=True)
+    client = RunClient(nowhere, orm=cast(OrmAdapter, store))
+    assert (await _kinds(client, run.run_id))[-1] == "end"
+    monkeypatch.setattr(streaming, "PATIENCE", 0.0)
+    asked = 0
+    with pytest.raises(StoreUnavailableError):
+        await _kinds(client, run.run_id)
+    asked = 3
+    with pytest.raises(ExecutorUnavailableError, match="Temporal"):
+        await _kinds(client, "a-workflow")
 
 
 async def _kinds(client: RunClient, name: str) -> list[str]:

@@ -5,22 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from temporalio.api.enums.v1 import EventType
-from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowFailureError
 from temporalio.exceptions import ApplicationError, TerminatedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from thoughtgear.activities.roster import SEARCH_ATTRIBUTES, search_attributes_of
-from thoughtgear.client import pollers
+from thoughtgear.client import pollers, run_of
 from thoughtgear.doctor.findings import Finding
 from thoughtgear.payloads import WORKFLOW
-
-FIRST_EVENTS = 50
-"""Events of a workflow among which its first activity has ended, if it has."""
 
 REASON = 300
 """Characters of a reason that are kept."""
@@ -116,26 +110,9 @@ class Server:
         """Return the id of the run that a workflow drives. None: it came by value, and has not begun. Raises
         `ValueError` where its input can't be read."""
         handle = self._client.get_workflow_handle(workflow.workflow_id, run_id=workflow.temporal_run_id)
-        count = 0
-        async for event in handle.fetch_history_events(page_size=FIRST_EVENTS):
-            facts = await self._facts(event)
-            if facts.get("run_id"):
-                return str(facts["run_id"])
-            count += 1
-            if count == FIRST_EVENTS:
-                break
-        return None
-
-    async def _facts(self, event: HistoryEvent) -> dict[str, Any]:
-        """Return what the workflow was given, or what an activity of it reported."""
-        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
-            payloads = event.workflow_execution_started_event_attributes.input.payloads
-        elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
-            payloads = event.activity_task_completed_event_attributes.result.payloads
-        else:
-            return {}
         try:
-            values = await self._client.data_converter.decode(payloads)
+            return await run_of(self._client, handle)
+        except RPCError:
+            raise
         except Exception as exc:  # a codec may raise anything
             raise ValueError(f"its input can't be read ({type(exc).__name__})") from None
-        return values[0] if values and isinstance(values[0], dict) else {}
