@@ -51,9 +51,9 @@ async def work(handler: PromptHandler) -> None:
         print("With the local executor whoever asks does the work: no worker is needed.")
 
 
-async def main(command: str, *text: str) -> None:
+async def main(command: str = "ask", *text: str) -> None:
     async with make_handler(executor=EXECUTOR) as handler:
-        await (work(handler) if command == "worker" else ask(handler, " ".join(text)))
+        await (work(handler) if command == "worker" else ask(handler, " ".join(text) or "Pay invoice 1207."))
 
 
 if __name__ == "__main__":

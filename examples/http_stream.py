@@ -1,4 +1,4 @@
-"""An HTTP server that returns the run's id at once; then it is polled or streamed: `python http_stream.py`
+"""An HTTP server that gives a run's id at once, to poll or to stream: `python examples/http_stream.py`
 
     curl -d '{"text": "Pay invoice 1207."}' http://127.0.0.1:8000/runs      # {"run_id": "…", …}
     curl http://127.0.0.1:8000/runs/RUN

@@ -100,7 +100,7 @@ async def main(decision: str = "", who: str = "somebody") -> None:
         while not following.done():
             await asyncio.wait((following,), timeout=0.2)
             if (await handler.get_run(run.run_id)).unsettled:
-                print(f"Run {run.run_id} waits for a person: {sys.argv[0]} approve NAME", flush=True)
+                print(f"Run {run.run_id} waits for a person: python {sys.argv[0]} approve NAME", flush=True)
                 following.cancel()
                 return
         await following

@@ -12,7 +12,7 @@ from agent import make_handler
 from thoughtgear import SqsWorker
 
 
-async def main(prompt: str) -> None:
+async def main(prompt: str = "Pay invoice 1207.") -> None:
     async with make_handler(executor="sqs") as handler:
         stop = asyncio.Event()
         working = asyncio.create_task(SqsWorker(handler, poll=1).run(stop))
@@ -24,4 +24,4 @@ async def main(prompt: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))

@@ -12,7 +12,7 @@ from thoughtgear import TemporalExecutor, build_worker
 from thoughtgear.config import connect
 
 
-async def main(prompt: str) -> None:
+async def main(prompt: str = "Pay invoice 1207.") -> None:
     client = await connect()
     async with make_handler(executor=TemporalExecutor(client)) as handler, build_worker(client, [handler]):
         run = await handler.handle_prompt(prompt)
@@ -21,4 +21,4 @@ async def main(prompt: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))

@@ -46,8 +46,9 @@ class PromptHandler:
     dict with `provider` and `name`, or a `ModelProvider`; those of `fallback` are asked in turn when it is
     out; `db` a URL or a dict with a `type`, or `orm` an `OrmAdapter`; `executor` drives the iterations
     (default: a loop in this process). `on_busy` says what a prompt does while the last run of its session
-    goes on. The final answer has to fit `output_type`, a pydantic model. `context_policy` bounds what is sent
-    of a long conversation. `prices` say what replies cost. Raises `ConfigurationError`.
+    goes on. `model_options` go to the model as they are. The final answer has to fit `output_type`, a
+    pydantic model. `context_policy` (`Trim`, `Summarise`) bounds what is sent of a long conversation.
+    `prices` say what replies cost. Up to `tool_threads` plain tools run at once. Raises `ConfigurationError`.
     """
 
     def __init__(
@@ -129,9 +130,9 @@ class PromptHandler:
 
         With the local executor it resolves when the run is over, with a remote one at once; `wait`
         overrides either. The same `request_id` again is the same run. Look at `status`, `output` and
-        `error`. Raises `InvalidInputError`, `SessionBusyError`, `StoreError`, and `ExecutorUnavailableError`
-        when the prompt is stored and nothing could be told to drive it: `continue_run`, or the same
-        `request_id` again, mends that.
+        `error`. With `stream` replies can be read from their first word on, before anybody does. Raises
+        `InvalidInputError`, `SessionBusyError`, `StoreError`, and `ExecutorUnavailableError` when nothing
+        could be told to drive it: it is stored, and `continue_run` or the same `request_id` mends that.
         """
         state = await self.create_run(
             text,

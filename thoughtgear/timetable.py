@@ -156,14 +156,14 @@ def _table(found: Sequence[RunSchedule]) -> Table:
 def _show(out: Console, schedule: RunSchedule) -> None:
     facts = {
         "when": schedule.when,
-        "status": f"paused ({schedule.note})" if schedule.paused else "on",
+        "status": _status(schedule),
         "next": _moments(schedule.next[:SHOWN]),
         "handler": schedule.handler,
         "session": schedule.session_id,
         "user": schedule.user_id,
         "task queue": schedule.task_queue,
         "overlap": schedule.overlap,
-        "fired": f"{schedule.fired} times, skipped {schedule.skipped}",
+        "fired": f"{schedule.fired} (skipped: {schedule.skipped})",
         "prompt": "encrypted with a key that is not here" if schedule.prompt is None else schedule.prompt,
     }
     for name, value in facts.items():
@@ -176,6 +176,14 @@ def _show(out: Console, schedule: RunSchedule) -> None:
         out.print(
             Text(f"{'run':<12}{firing.run_id or clean(firing.workflow_id)}  {at}  {state}"), soft_wrap=True
         )
+
+
+def _status(schedule: RunSchedule) -> str:
+    """Paused, and why, where somebody said so."""
+    if not schedule.paused:
+        return "on"
+    why = "" if schedule.note in ("", "paused") else f" ({schedule.note})"
+    return f"paused{why}"
 
 
 def _listed(schedule: RunSchedule) -> dict[str, Any]:

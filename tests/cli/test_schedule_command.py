@@ -17,8 +17,8 @@ from thoughtgear.worker_process import WorkerProcess
 async def test_a_prompt_that_recurs(
     terminal: Terminal, server: DevServer, start_worker: Callable[[str], WorkerProcess]
 ) -> None:
-    """`create`, `trigger`, and the run is done in the store under the id that `show` names; `resume`, `list`
-    and `delete` do what they say."""
+    """`create`, `trigger`, and the run is done in the store under the id that `show` names; `pause`,
+    `resume`, `list` and `delete` do what they say, and `show` says why it is paused where somebody did."""
 
     async def schedule(*words: str) -> tuple[int, str, str]:
         ended = await terminal.type("schedule", *words, "--address", server.address)
@@ -43,6 +43,9 @@ async def test_a_prompt_that_recurs(
     assert (shown["prompt"], shown["when"], shown["paused"]) == ("What is new?", "every 1h", True)
     _, out, _ = await schedule("show", "news")
     assert all(word in out for word in ("What is new?", "every 1h", "paused", run_id))
+    for note, status in (((), "paused\n"), (("--note", "May"), "paused (May)\n")):
+        assert (await schedule("pause", "news", *note))[0] == 0
+        assert f"status      {status}" in (await schedule("show", "news"))[1]
     assert (await schedule("resume", "news"))[2].startswith("Schedule news is resumed.")
     assert (await schedule("list"))[1].split()[:2] == ["SCHEDULE", "WHEN"]
     assert (await schedule("delete", "news"))[2] == "Schedule news is deleted.\n"

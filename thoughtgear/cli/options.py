@@ -85,6 +85,10 @@ Drives = Annotated[
 ]
 Address = Annotated[
     str | None,
+    typer.Option(metavar="HOST:PORT", help="The Temporal server (default: as the environment says)."),
+]
+DrivesAt = Annotated[
+    str | None,
     typer.Option(metavar="HOST:PORT", help="The Temporal server; implies --executor temporal."),
 ]
 Namespace = Annotated[str | None, typer.Option(metavar="NAME", help="The Temporal namespace.")]
