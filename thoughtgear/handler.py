@@ -38,6 +38,9 @@ T = TypeVar("T")
 LONGEST_PAUSE = 10.0
 """Seconds that an invocation waits at the most before it schedules the next look at a waiting run."""
 
+BRIEF_PAUSE = 1.0
+"""Seconds that a claim is kept for, in a pause between two iterations."""
+
 
 class PromptHandler:
     """Answers prompts with a model and tools, durably.
@@ -231,7 +234,9 @@ class PromptHandler:
                 f"Another attempt is at work on run {state.run_id} for {result.wait:.0f} s more."
             )
         if step.kind == "wait":
-            await asyncio.sleep(step.seconds if result.paced else min(step.seconds, LONGEST_PAUSE))
+            # A delay has to be sat out here: the next invocation would begin. For a place it asks again.
+            whole = result.paced and self.pace is not None and self.pace.delay
+            await asyncio.sleep(step.seconds if whole else min(step.seconds, LONGEST_PAUSE))
         if step.kind != "stop":
             await self._schedule(state.run_id)
         return await self.get_run(state.run_id)
@@ -244,7 +249,10 @@ class PromptHandler:
         Re-entrant: what was saved is not done again. Raises `RunNotFoundError`, `SupersededError`,
         `StoreError`, `ModelError`; `retryable` says whether to try again.
         """
-        result = await run_iteration(self._agent, check_run_id(run_id), iteration, attempt or Attempt())
+        attempt = attempt or Attempt()
+        result = await run_iteration(self._agent, check_run_id(run_id), iteration, attempt)
+        if result.paced and (attempt.number > 1 or (attempt.keep_claim and result.wait > BRIEF_PAUSE)):
+            await self.release(run_id, attempt.scope)  # nobody is at work on it meanwhile
         if result.status == "waiting" and not result.paced:
             await self._wake_parent(run_id)
         return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import aclosing, suppress
@@ -14,7 +15,7 @@ from typing import Any
 from thoughtgear import live
 from thoughtgear.agent import Agent
 from thoughtgear.calls import Calls
-from thoughtgear.commit import FRESH_SECONDS, RunWriter, uninterrupted
+from thoughtgear.commit import FRESH_SECONDS, Change, RunWriter, uninterrupted
 from thoughtgear.context import LEFT_OUT, Plan, Summarise, Trim
 from thoughtgear.errors import (
     ModelError,
@@ -27,7 +28,7 @@ from thoughtgear.errors import (
 )
 from thoughtgear.foreign import contained
 from thoughtgear.loop import limit_reached, seconds_of
-from thoughtgear.models import InboxItem, Parent, RunState, Usage, now
+from thoughtgear.models import InboxItem, Message, Parent, RunState, Usage, now
 from thoughtgear.payloads import IterationResult
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, OnText
 from thoughtgear.replies import accept, bounded, storable
@@ -65,7 +66,7 @@ async def run_iteration(agent: Agent, run_id: str, iteration: int, attempt: Atte
     parent = await agent.sessions.busy_parent(state)
     if parent is not None and not state.cancel_requested:
         return standing(state, "waiting", _look_again(state), f"run {parent.run_id} goes first")
-    place = _place(agent, state, attempt)
+    place = _place(agent, state)
     if place:
         return paced(standing(state), place)
     return await _Iteration(agent, writer, attempt).run()
@@ -105,7 +106,8 @@ def standing(state: RunState, status: Any = None, wait: float = 0.0, reason: str
 def paced(result: IterationResult, seconds: float) -> IterationResult:
     """Have a run that goes on wait for its executor's pace."""
     if result.status == "running" and seconds:
-        result.status, result.wait, result.paced = "waiting", max(round(seconds, 3), 0.001), True
+        # Rounded up: who comes too early has to come again.
+        result.status, result.wait, result.paced = "waiting", math.ceil(seconds * 1000) / 1000, True
         result.reason = "the executor's pace"
     return result
 
@@ -115,11 +117,28 @@ def _rested(agent: Agent, state: RunState) -> IterationResult:
     return paced(standing(state), agent.pace.rest(state) if agent.pace else 0.0)
 
 
-def _place(agent: Agent, state: RunState, attempt: Attempt) -> float:
-    """Seconds until an iteration may begin. One that has begun goes on, and a cancel waits for nothing."""
+def _place(agent: Agent, state: RunState) -> float:
+    """Seconds until the model may be asked. Where its reply is there the iteration goes on, and a cancel
+    waits for nothing."""
     if agent.pace is None or state.ledger or state.cancel_requested:
         return 0.0
-    return agent.pace.admit(state.run_id, waited=attempt.paced or attempt.number > 1)
+    return agent.pace.admit(state)
+
+
+def _dated(agent: Agent, change: Change) -> Change:
+    """The change, which also says when the next iteration is due where it ends one."""
+    if agent.pace is None:
+        return change
+    pace = agent.pace
+
+    def dated(state: RunState) -> list[Message]:
+        iteration = state.iteration
+        messages = change(state)
+        if state.iteration > iteration:
+            state.due_at = pace.due_at()
+        return messages
+
+    return dated
 
 
 def _look_again(state: RunState) -> float:
@@ -217,7 +236,7 @@ class _Iteration:
         change = partial(change, summarised=fitted.place, summaries=fitted.paid)
         if agent.output_type is not None and not rows:
             change = partial(change, answer=agent.output_type.check(message.text))
-        await self._writer.commit(change, release=not rows and not self._attempt.keep_claim)
+        await self._writer.commit(_dated(agent, change), release=not rows and not self._attempt.keep_claim)
 
     async def _saved_usage(self) -> Usage:
         """What the reply cost that an earlier attempt has bought."""
@@ -232,7 +251,7 @@ class _Iteration:
         finish = partial(
             close_calls, results=calls.finished, unsettled=calls.unsettled, limits=self._agent.limits
         )
-        await self._writer.commit(finish, release=not self._attempt.keep_claim)
+        await self._writer.commit(_dated(self._agent, finish), release=not self._attempt.keep_claim)
 
     async def _request(self, seen: Sequence[InboxItem], parent: Parent | None) -> tuple[ModelRequest, Fitted]:
         agent, state = self._agent, self._writer.state
@@ -308,7 +327,9 @@ class _Iteration:
 
 
 async def told_end(agent: Agent, state: RunState) -> None:
-    """Tell the callbacks that a run is over, and drop its live text."""
+    """Tell the callbacks that a run is over, and drop its live text and its place."""
+    if state.over and agent.pace is not None:
+        agent.pace.forget(state.run_id)
     if state.status == "done":
         await agent.callbacks.fire("on_done", state)
     elif state.over:

@@ -241,7 +241,8 @@ class RunState(Record):
     has not begun when another one follows it in its session: it is in the chain, and not its end. Its clock
     runs from `started_at` on, which is None until it begins, or begins anew by a retry; it is `waiting` from
     `paused_at` on for a person, and `paused_seconds` is how long it waited before. `ended_by` names who ended
-    it from outside, and will not do so a second time after a retry. `copied` is set on a run that was copied
+    it from outside, and will not do so a second time after a retry. `due_at` is when the iteration after its
+    last one was to begin, where it has a pace. `copied` is set on a run that was copied
     here before it was done: as long as it equals `version`, nobody has gone on with the copy.
     """
 
@@ -256,6 +257,7 @@ class RunState(Record):
     started_at: Moment | None = None
     paused_at: Moment | None = None
     paused_seconds: float = 0.0
+    due_at: Moment | None = None
     session_id: str | None = None
     user_id: str | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.models import RunState, now
@@ -17,9 +18,16 @@ Rate = tuple[int, timedelta | float]
 """So many iterations in a period, which is a span of time or seconds."""
 
 
+PATIENCE_SECONDS = 1.0
+"""How late a run may come for its place before others are let in."""
+
+LONGEST_LOOK = 60.0
+"""A run that has to wait for longer asks again after half of that: those before it may never come."""
+
+
 class Pace:
     """Either `delay`: each iteration but the first of a run begins so long after the one before. Or `rate`:
-    in no period do more iterations begin, over all runs that this object, which one process has, admits.
+    in no period are more iterations let in by this object, which one process has.
 
     Raises `ConfigurationError`.
     """
@@ -27,49 +35,86 @@ class Pace:
     def __init__(self, *, delay: timedelta | float | None = None, rate: Rate | None = None) -> None:
         if (delay is None) == (rate is None):
             raise ConfigurationError("A pace is a delay or a rate: give one of them.")
-        self._delay = 0.0 if delay is None else _seconds(delay, "A delay")
-        self._begun: deque[float] | None = None
-        self._period = 0.0
-        if rate is not None:
-            most, self._period = _rate(rate)
-            self._begun = deque(maxlen=most)
-        self._places: dict[str, float] = {}
+        self.delay = 0.0 if delay is None else _seconds(delay, "A delay")
+        self._line = None if rate is None else _Line(*_rate(rate))
 
     def rest(self, state: RunState) -> float:
         """Return the seconds until the delay is over that follows the run's last iteration."""
         between = state.iteration and state.status == "running" and not state.ledger and not state.mail
-        if not self._delay or not between or state.started_at is None:  # None: retried, and not begun again
+        if not self.delay or not between or state.due_at is None:
             return 0.0
-        return max(0.0, self._delay - (now() - state.updated_at).total_seconds())
+        if state.started_at is None:  # retried, and not begun again
+            return 0.0
+        return max(0.0, (state.due_at - now()).total_seconds())
 
     def cut_short(self, state: RunState) -> bool:
         """Whether a message came that ends the delay which the run is in. None ends the wait for a place."""
-        return bool(self._delay and state.mail and state.iteration and state.status == "running")
+        return bool(self.delay and state.mail and state.iteration and state.status == "running")
 
-    def admit(self, run_id: str, *, waited: bool) -> float:
-        """Return 0 where an iteration of this run may begin, else the seconds until its place comes. Whoever
-        has `waited` for a place has one, also of another process."""
-        if self._begun is None:
+    def due_at(self) -> datetime:
+        """When the next iteration of a run may begin whose last one ends now."""
+        return now() + timedelta(seconds=self.delay)
+
+    def admit(self, state: RunState) -> float:
+        """Return 0 where an attempt at the run's next reply may begin, which is counted; else the seconds
+        until it is worth asking again. Whoever waits for longest goes first, in whichever process it asks."""
+        if self._line is None:
             return 0.0
+        since = (state.due_at or state.created_at).timestamp()
+        return self._line.admit(state.run_id, since)
+
+    def forget(self, run_id: str) -> None:
+        """Give up the place of a run that is over."""
+        if self._line is not None:
+            self._line.waiting.pop(run_id, None)
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A run of the line: since when it waits (Unix seconds), and, on the monotonic clock, when it has its
+    place and when it asks again."""
+
+    since: tuple[float, str]
+    due: float
+    asks: float
+
+
+class _Line:
+    """Who has begun within the last period, and who waits. It promises nothing: each time that a run asks, it
+    is let in where that keeps the rate, and leaves enough for those before it that have to be here now."""
+
+    def __init__(self, most: int, period: float) -> None:
+        self._most, self._period = most, period
+        self._begun: deque[float] = deque(maxlen=most)
+        self.waiting: dict[str, _Waiting] = {}
+
+    def admit(self, run_id: str, since: float) -> float:
         moment = time.monotonic()
-        self._forget(moment)
-        if waited:
-            self._places.pop(run_id, None)
+        self.waiting.pop(run_id, None)
+        self._drop_late(moment)
+        places = self._places(moment)
+        earlier = [each for each in self.waiting.values() if each.since < (since, run_id)]
+        if sum(place <= moment for place in places) > sum(each.due <= moment for each in earlier):
+            self._begun.append(moment)
             return 0.0
-        place = self._places.pop(run_id, None)
-        if place is None:
-            full = len(self._begun) == self._begun.maxlen
-            place = max(moment, self._begun[0] + self._period) if full else moment
-            self._begun.append(place)
-        if place > moment:
-            self._places[run_id] = place
-        return max(0.0, place - moment)
+        rounds, place = divmod(len(earlier), self._most)
+        due = places[place] + rounds * self._period
+        seconds = due - moment
+        if seconds > LONGEST_LOOK:
+            seconds = max(LONGEST_LOOK, seconds / 2)
+        self.waiting[run_id] = _Waiting((since, run_id), due, moment + seconds)
+        return seconds
 
-    def _forget(self, moment: float) -> None:
-        """Drop the places of runs that never came: they were cancelled, or go on in another process."""
-        late = [run_id for run_id, place in self._places.items() if place + self._period < moment]
-        for run_id in late:
-            del self._places[run_id]
+    def _places(self, moment: float) -> list[float]:
+        """When the next iterations may begin, as many as the rate has, where those before them do."""
+        kept = [begun + self._period for begun in self._begun if begun + self._period > moment]
+        return [moment] * (self._most - len(kept)) + kept
+
+    def _drop_late(self, moment: float) -> None:
+        """Drop the runs that did not come: they were cancelled, or ask in another process."""
+        late = [name for name, each in self.waiting.items() if each.asks + PATIENCE_SECONDS < moment]
+        for name in late:
+            del self.waiting[name]
 
 
 def _seconds(span: timedelta | float, what: str) -> float:

@@ -79,15 +79,13 @@ class StartInput:
 @dataclass
 class IterationInput:
     """The argument of the `run_iteration` activity. `version` is the last acknowledged one; 0: none yet.
-    `paced`: the workflow has waited for the run's place in a rate. `lane` names the first workflow of those
-    that continue one another."""
+    `lane` names the first workflow of those that continue one another."""
 
     run_id: str
     iteration: int
     version: int = 0
     handler: str = "default"
     by_value: bool = False
-    paced: bool = False
     lane: str = ""
 
 

@@ -340,9 +340,8 @@ class Attempt:
     runs the next iteration, too. `version` is the last one that the driver saw acknowledged; `acknowledged`
     is told every newer one. `watch` is the seconds between two looks at the store during a long step,
     `hold` how long the claim keeps others off after its last commit; a long step renews it. `epoch` is the
-    claim's at which this attempt may begin (None: any); at another one it is superseded. `paced`: the driver
-    has waited for the run's place in a rate. Raises `ConfigurationError` for a `hold` beyond
-    `models.LONGEST_HOLD`.
+    claim's at which this attempt may begin (None: any); at another one it is superseded. Raises
+    `ConfigurationError` for a `hold` beyond `models.LONGEST_HOLD`.
     """
 
     driver: str = DIRECT
@@ -356,7 +355,6 @@ class Attempt:
     watch: float = 1.0
     hold: float = 30.0
     epoch: int | None = None
-    paced: bool = False
 
     def __post_init__(self) -> None:
         check_hold(self.hold)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
-from itertools import pairwise
+from datetime import UTC, datetime, timedelta
+from heapq import heappop, heappush
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from thoughtgear import ScheduledExecutor, pace
 from thoughtgear.errors import ConfigurationError
+from thoughtgear.models import RunState
 from thoughtgear.pace import Pace
 
 WRONG: list[Any] = [0, -1, True, "5", float("nan"), float("inf"), timedelta(0)]
@@ -35,42 +36,83 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
+def ask(line: Pace, name: str, since: float = 0.0) -> float:
+    """Ask for a run of that name, which waits since then."""
+    moment = datetime.fromtimestamp(since, UTC)
+    return line.admit(RunState(run_id=name, created_at=moment, due_at=moment))
+
+
 def test_a_rate_gives_places_in_order(clock: Clock) -> None:
     """Two per ten seconds: the third run waits until the first one's period is over, the fourth too; a run
-    that comes back too early keeps its place, and one that has waited takes no second one."""
+    that comes back too early keeps its place, and what begins is counted, whoever has waited for it."""
     two = Pace(rate=(2, 10))
-    assert [two.admit(name, waited=False) for name in "abcde"] == [0, 0, 10, 10, 20]
+    assert [ask(two, name) for name in "abcde"] == [0, 0, 10, 10, 20]
     clock.seconds = 4
-    assert two.admit("c", waited=False) == 6
+    assert ask(two, "c") == 6
     clock.seconds = 10
-    assert two.admit("c", waited=False) == 0
-    assert two.admit("d", waited=True) == 0
-    assert two.admit("f", waited=False) == 10
+    assert [ask(two, name) for name in "cdfe"] == [0, 0, 10, 10]
 
 
-def test_a_place_that_is_never_taken_is_forgotten(clock: Clock) -> None:
-    """A run that never comes is not remembered for longer than a period after its place."""
+def test_who_waits_for_longest_goes_first(clock: Clock) -> None:
+    """A run that has waited elsewhere, or that a message woke, goes before those that came after it; and in
+    each process it is let in only where that one's rate allows for it."""
+    here = Pace(rate=(1, 10))
+    assert [ask(here, "a", 1), ask(here, "young", 9), ask(here, "old", 2)] == [0, 10, 10]
+    clock.seconds = 10
+    assert [ask(here, "young", 9), ask(here, "old", 2)] == [10, 0]
+    clock.seconds = 10.5
+    assert ask(here, "young", 9) == 9.5
+
+
+def test_a_place_that_is_never_taken_is_free(clock: Clock) -> None:
+    """A run that does not come for its place keeps nobody from it for longer than a second, one that is over
+    not at all, and one that comes late has the next place."""
     one = Pace(rate=(1, 10))
-    for name in "abc":
-        one.admit(name, waited=False)
-    clock.seconds = 31
-    one.admit("d", waited=False)
-    assert not one._places
+    assert [ask(one, name) for name in "abc"] == [0, 10, 20]
+    clock.seconds = 10.9
+    assert ask(one, "x", 5) > 0
+    clock.seconds = 11.125
+    assert ask(one, "x", 5) == 0
+    assert ask(one, "b") == 10
+    one.forget("b")
+    clock.seconds = 21.125
+    assert ask(one, "y", 5) == 0
+    assert ask(one, "c") == 10
+    clock.seconds = 31.125
+    assert ask(one, "c") == 0
 
 
-@given(st.lists(st.floats(0, 3), max_size=60), st.integers(1, 4))
-def test_no_period_has_more_than_the_rate(pauses: list[float], most: int) -> None:
-    """Whoever asks whenever: in no period are there more places than the rate says, and no place is given
-    before those that were asked for earlier."""
+def test_a_long_wait_is_looked_at_again(clock: Clock) -> None:
+    """A run behind very many others asks again when half of its wait is over, and is let in where they have
+    gone."""
+    one = Pace(rate=(1, 10))
+    for number in range(101):
+        ask(one, f"r{number:03}")
+    assert ask(one, "x", 5) == 505
+    clock.seconds = 1005
+    assert ask(one, "x", 5) == 0
+
+
+@given(st.lists(st.floats(0, 3), min_size=1, max_size=40), st.integers(1, 4), st.randoms())
+def test_no_period_has_more_than_the_rate(pauses: list[float], most: int, chance: Any) -> None:
+    """Whoever asks whenever, comes back early or late, or never: in no period do more iterations begin than
+    the rate says, and every run that comes back begins."""
     clock, limited = Clock(), Pace(rate=(most, 5.0))
-    places: list[float] = []
+    begun: list[float] = []
+    asks = [(sum(pauses[:number]), f"run {number}") for number in range(len(pauses))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pace, "time", clock)
-        for number, passed in enumerate(pauses):
-            clock.seconds += passed
-            places.append(clock.seconds + limited.admit(f"run {number}", waited=False))
-    assert all(b >= a - 1e-9 for a, b in pairwise(places))
-    assert all(b - a >= 5.0 - 1e-9 for a, b in zip(places, places[most:], strict=False))
+        for _ in range(5000):
+            if not asks:
+                break
+            clock.seconds, name = heappop(asks)
+            wait = ask(limited, name, float(name.split()[1]))
+            if not wait:
+                begun.append(clock.seconds)
+            elif chance.random() > 0.05:
+                heappush(asks, (clock.seconds + wait * chance.choice((0.5, 1, 1, 1, 1.3)) + 1e-6, name))
+    assert not asks
+    assert all(b - a >= 5.0 - 1e-9 for a, b in zip(begun, begun[most:], strict=False))
 
 
 def _options() -> Iterator[dict[str, Any]]:
@@ -102,7 +144,7 @@ def test_only_what_is_between_two_iterations_rests() -> None:
     slow = Pace(delay=timedelta(hours=1))
     moment = pace.now()
     facts: dict[str, Any] = {"status": "running", "iteration": 1, "ledger": [], "mail": []}
-    between = {**facts, "started_at": moment, "updated_at": moment}
+    between = {**facts, "started_at": moment, "due_at": slow.due_at()}
     assert slow.rest(SimpleNamespace(**between)) == pytest.approx(3600, abs=5)
     others = ({"iteration": 0}, {"started_at": None}, {"ledger": [1]}, {"mail": [1]}, {"status": "done"})
     for other in others:

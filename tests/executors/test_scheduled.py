@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from called_function import Function
 
 from thoughtgear import LambdaExecutor, LocalExecutor, PromptHandler, ScheduledExecutor, tool
-from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError
+from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError, ModelUnavailableError
 from thoughtgear.models import Driver
 from thoughtgear.providers.scripted import ScriptedProvider, call
 
@@ -154,21 +155,76 @@ def test_an_event_says_when_the_next_iteration_is_due(function: Function) -> Non
 
 
 def test_an_event_has_its_place(function: Function) -> None:
-    """Under Lambda a run that has no place yet is told when; the event that has waited is let in by any
-    function, also by one that has admitted as many as it may."""
-    function.make([DOUBLE], "one", "two", tools=[double], executor=_paced(function, rate=(1, 5.0)))
+    """Under Lambda a run that has no place yet is told when, is told the same when a message wakes it, and
+    begins then."""
+    function.make([DOUBLE], "one", "two", tools=[double], executor=_paced(function, rate=(1, 3.0)))
     first, second = function.start("one"), function.start("two")
     one, two = function.fired
     function.fired.clear()
     function(one, seconds=0.1)
     function(two, seconds=0.1)
     waits = {event["runId"]: event for event in function.fired}
-    assert "paced" not in waits[first]
-    assert waits[second]["paced"] is True
-    assert waits[second]["notBefore"] == pytest.approx(time.time() + 5, abs=2)
+    assert "notBefore" not in waits[first]
+    assert waits[second]["notBefore"] == pytest.approx(time.time() + 3, abs=1)
+    function.fired.clear()
+    asyncio.run(function.handler.executor.schedule_next_iteration(second))
+    function(function.fired.pop(), seconds=0.1)
+    [again] = function.fired
+    assert again["notBefore"] == pytest.approx(waits[second]["notBefore"], abs=0.1)
     assert len(function.asked) == 1
-    function({**waits[second], "notBefore": time.time() - 1}, seconds=0.1)
-    assert len(function.asked) == 2
+    function.fired.insert(0, waits[first])
+    function.drain()
+    assert {function.run(each).status for each in (first, second)} == {"done"}
+
+
+def test_what_is_tried_again_has_its_place(function: Function) -> None:
+    """An attempt after an error is counted like any other: none begins before the rate allows for it."""
+    busy = ModelUnavailableError("HTTP 429", retry_after=0.0)
+    function.make(busy, "hi", executor=_paced(function, rate=(1, HOUR)))
+    run_id = function.start()
+    function(function.fired.pop())
+    [event] = function.fired
+    function({**event, "notBefore": 0.0}, seconds=0.1)
+    event = function.fired.pop()
+    assert (len(function.asked), event["failures"]) == (1, 1)
+    assert event["notBefore"] > time.time() + 60
+    assert function.run(run_id).status == "running"
+
+
+async def test_a_message_in_a_line_wakes_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """A local run that waits for its place with a message in its inbox waits once, and holds no claim."""
+    model = Model([DOUBLE], "end")
+    async with model.handler(executor=ScheduledExecutor(rate=(1, 4.0))) as handler:
+        with caplog.at_level(logging.INFO, "thoughtgear"):
+            run = await handler.handle_prompt("go", wait=False)
+            await _until_iteration(handler, run.run_id, 1)
+            await handler.send(run.run_id, "now")
+            async with asyncio.timeout(60):
+                while (await handler.get_run(run.run_id)).claim.live():
+                    await asyncio.sleep(0.01)
+            state = await handler.wait(run.run_id, timeout=60)
+    assert state.status == "done"
+    assert sum("the executor's pace" in record.message for record in caplog.records) == 1
+
+
+async def test_ones_own_executor_asks_for_a_place_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the inner executor only schedules, a long wait for a place is no long sleep: the next invocation
+    asks again."""
+    monkeypatch.setattr("thoughtgear.handler.LONGEST_PAUSE", 0.01)
+
+    class Own:
+        name = "own"
+
+        async def schedule_next_iteration(self, run_id: str) -> None:
+            pass
+
+    model = Model([DOUBLE], "end")
+    async with model.handler(executor=ScheduledExecutor(Own(), rate=(1, HOUR))) as handler:
+        run = await handler.handle_prompt("go")
+        async with asyncio.timeout(60):
+            for _ in range(4):
+                state = await handler.continue_run(run.run_id)
+    assert (state.status, len(model.asked)) == ("running", 1)
 
 
 def _paced(function: Function, **pace: Any) -> ScheduledExecutor:

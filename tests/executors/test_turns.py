@@ -164,7 +164,7 @@ def test_a_long_wait_is_handed_on(function: Function) -> None:
     copy of a waiting event begins no second wait, and a schedule ends the wait."""
     function.make(ModelUnavailableError("HTTP 429", retry_after=3600), "hi")
     run_id = function.start()
-    function(function.fired.pop(), seconds=0.05)
+    function(function.fired.pop(), seconds=0.5)
     first = function.fired.pop()
     function(first, seconds=0.05)
     assert function(first, seconds=0.05)["continues"] is False

@@ -74,8 +74,8 @@ async def test_a_wake_and_a_cancel_end_a_delay(world: World) -> None:
 
 
 async def test_a_rate_over_the_runs_of_a_worker(world: World) -> None:
-    """No iteration of a worker begins before its rate allows for it; a run that has waited for its place is
-    let in, so that each waits once at the most, and all end."""
+    """No iteration of a worker begins before its rate allows for it; each waits for its place, and once more
+    at the most where those before it came late; and all end."""
     script = Script(LOOK, "end")
     handler = paced(world, script, rate=(2, 0.8))
     begin = time.monotonic()
@@ -88,7 +88,7 @@ async def test_a_rate_over_the_runs_of_a_worker(world: World) -> None:
     timers = [
         len(of_type((await world.workflow(run.run_id).fetch_history()).events, "TIMER_FIRED")) for run in runs
     ]
-    assert sum(timers) <= 8
+    assert sum(timers) <= 16
 
 
 async def test_a_worker_keeps_the_pace_of_a_local_handler(world: World) -> None:

@@ -161,5 +161,4 @@ def _attempt(given: IterationInput, heartbeat: Heartbeat) -> Attempt:
         version=heartbeat.version,
         acknowledged=heartbeat.acknowledged,
         watch=WATCH,
-        paced=given.paced,
     )

@@ -59,7 +59,6 @@ class ContinueEvent(_Event):
     failures: int = Field(default=0, ge=0)
     cuts: int = Field(default=0, ge=0)
     not_before: float = Field(default=0.0, ge=0, strict=False)
-    paced: bool = False
 
 
 _ANY: TypeAdapter[StartEvent | ContinueEvent] = TypeAdapter(

@@ -43,11 +43,6 @@ _COMES: dict[str, Callable[[RunState], bool]] = {
 on with that (a run that is pending waits for its session's earlier one)."""
 
 
-def _has_mail(state: RunState) -> bool:
-    """Whether a message came that a run at a pace need not wait with."""
-    return bool(state.mail)
-
-
 class LocalExecutor:
     """Drives runs in this process, each by one background task; the default.
 
@@ -153,12 +148,16 @@ class LocalExecutor:
                 if await self._ended_by(handler, run_id, exc, failures):
                     return
             else:
-                step, failures = next_step(result), 0
+                step = next_step(result)
                 if step.kind == "stop":
                     return
+                if not result.paced or step.iteration != iteration:  # a wait for a place was no attempt
+                    failures = 0
                 iteration = step.iteration
                 if step.kind == "wait":
-                    comes = _has_mail if result.paced else _COMES.get(result.status)
+                    comes = _COMES.get(result.status)
+                    if result.paced and handler.pace is not None:
+                        comes = handler.pace.cut_short
                     await self._pause(handler, run_id, step.seconds, result.reason, comes)
 
     def _attempt(self, scope: str, failures: int) -> Attempt:

@@ -19,8 +19,8 @@ class ScheduledExecutor:
 
     `inner` is that executor, or its name. Either `delay`, a `timedelta` or seconds: each iteration but the
     first of a run begins so long after the end of the one before. Or `rate`, `(iterations, period)`: in no
-    such period do more iterations begin in one process, over all runs of this executor; what is tried again
-    is not counted. The handler of whoever runs the iterations (a worker, a function) has this executor.
+    such period are more attempts at a reply let in by one process, over all runs of this executor. The
+    handler of whoever runs the iterations (a worker, a function) has this executor.
 
     The wait is the inner executor's own: a durable timer of the workflow, a message that is kept back, a
     sleep in this process. It takes up no worker. A message to a run, and `continue_run`, end a delay; they

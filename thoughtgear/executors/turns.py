@@ -50,14 +50,12 @@ class Turn:
 
     `failures` counts the attempts in a row that failed, `cuts` those that were cut off with nothing to show
     for it; before `not_before` (Unix seconds) it is not due.
-    `paced`: until then it waits for its place in a rate.
     """
 
     run_id: str
     epoch: int | None = None
     failures: int = 0
     not_before: float = 0.0
-    paced: bool = False
     cuts: int = 0
 
     @property
@@ -79,7 +77,7 @@ class Taken:
 def turn_in(event: ContinueEvent) -> Turn:
     """Return the turn of an event. Raises `InvalidInputError` where its run id is none."""
     run_id = check_run_id(event.run_id)
-    return Turn(run_id, event.epoch, event.failures, event.not_before, event.paced, event.cuts)
+    return Turn(run_id, event.epoch, event.failures, event.not_before, event.cuts)
 
 
 async def turn_of(handler: PromptHandler, run_id: str) -> Turn | None:
@@ -115,8 +113,6 @@ def event_of(turn: Turn) -> dict[str, Any]:
         event["cuts"] = turn.cuts
     if turn.not_before:
         event["notBefore"] = round(turn.not_before, 3)
-    if turn.paced:
-        event["paced"] = True
     return event
 
 
@@ -156,24 +152,16 @@ class _Taking:
         if right == "others":
             return Taken(None, "another delivery has this turn")
         if right == "sent":
-            # How long to wait after an error was known to the process that died; a pace is known.
+            # How long to wait after an error was known to the process that died; a delay is known.
             rest = self._handler.pace.rest(state) if self._handler.pace else 0.0
             return self._follow(state.claim.epoch, self._turn.failures, rest)
         if self._delivery.last:
             return await self._bury()
         given, turn = self._delivery, self._turn
-        attempt = Attempt(
-            driver=given.driver,
-            scope=given.name,
-            hold=given.hold,
-            epoch=state.claim.epoch,
-            paced=turn.paced or turn.failures > 0,
-        )
+        attempt = Attempt(driver=given.driver, scope=given.name, hold=given.hold, epoch=state.claim.epoch)
         if turn.seconds:
             await self._handler.pass_on(state.run_id, attempt)
-            return self._follow(
-                state.claim.epoch + 1, turn.failures, turn.seconds, paced=turn.paced, cuts=turn.cuts
-            )
+            return self._follow(state.claim.epoch + 1, turn.failures, turn.seconds, cuts=turn.cuts)
         return await self._iterate(state, attempt)
 
     def _right(self, claim: Claim) -> Literal["take", "sent", "others", "busy"]:
@@ -194,14 +182,14 @@ class _Taking:
         return scope == self._delivery.name and claim.driver == self._delivery.driver
 
     async def _iterate(self, state: RunState, attempt: Attempt) -> Taken:
-        failures, delay, cut, paced, cuts = 0, 0.0, False, False, 0
+        failures, delay, cut, cuts = 0, 0.0, False, 0
         scope = asyncio.timeout(self._delivery.seconds)
         try:
             async with scope:
                 result = await self._handler.run_iteration(state.run_id, state.iteration + 1, attempt)
-            delay, paced = result.wait, result.paced
-            if result.wait and result.iteration == state.iteration + 1:
-                cuts = self._turn.cuts  # it had to wait, and was no attempt
+            delay = result.wait
+            if result.wait and result.iteration == state.iteration + 1:  # it had to wait: no attempt
+                cuts, failures = self._turn.cuts, self._turn.failures
         except (SupersededError, RunNotFoundError):
             raise
         except ModelUnavailableError as exc:
@@ -218,7 +206,7 @@ class _Taking:
             if cuts >= MOST_CUTS:
                 return await self._give_up()
         ended = await self._ended(after, attempt)
-        return ended or self._follow((attempt.epoch or 0) + 1, failures, delay, paced=paced, cuts=cuts)
+        return ended or self._follow((attempt.epoch or 0) + 1, failures, delay, cuts=cuts)
 
     async def _ended(self, state: RunState, attempt: Attempt) -> Taken | None:
         """Why this chain ends after an attempt, or None: the turn is used up then, also by one that had to
@@ -238,11 +226,9 @@ class _Taking:
             return Taken(None, "another turn goes on")
         return None
 
-    def _follow(
-        self, epoch: int, failures: int, delay: float = 0.0, *, paced: bool = False, cuts: int = 0
-    ) -> Taken:
+    def _follow(self, epoch: int, failures: int, delay: float = 0.0, *, cuts: int = 0) -> Taken:
         not_before = time.time() + delay if delay else 0.0
-        return Taken(Turn(self._turn.run_id, epoch, failures, not_before, paced, cuts))
+        return Taken(Turn(self._turn.run_id, epoch, failures, not_before, cuts))
 
     async def _fail(self, exc: Exception) -> Taken:
         """End the run; what is retryable here is about the store, and comes out."""

@@ -115,16 +115,16 @@ class RunWorkflow:
                 await self._continue_as_new()
             if step and step.kind == "wait":
                 await self._wait(step.seconds)
-            if renew:  # not before a pace: the successor would not know of it
+            if renew:  # a pace is waited for first: its successor would look at the run at once
                 await self._continue_as_new()
-            await self._iterate(paced=paced and not self._carried.woken)
+            await self._iterate()
 
-    async def _iterate(self, *, paced: bool) -> None:
+    async def _iterate(self) -> None:
         carried, given = self._carried, self._given
         carried.woken = False
         run_id, iteration, version = given.run_id or "", carried.iteration, carried.version
         report = await steps.iterate(
-            IterationInput(run_id, iteration, version, given.handler, carried.by_value, paced, steps.lane())
+            IterationInput(run_id, iteration, version, given.handler, carried.by_value, steps.lane())
         )
         if report.tools or report.tokens:
             details.add_row(carried, report)
