@@ -148,6 +148,12 @@ def test_an_event_says_when_the_next_iteration_is_due(function: Function) -> Non
     [again] = function.fired
     assert (again["notBefore"], len(function.asked)) == (pytest.approx(event["notBefore"], abs=1), 1)
     function.fired.clear()
+    function.broken = True
+    with pytest.raises(ExecutorUnavailableError):
+        function({**again, "notBefore": time.time() + 1}, name="two", seconds=0.1)  # another clock's
+    function.broken = False
+    function({**again, "notBefore": time.time() - 1}, name="two", seconds=0.1)
+    assert function.fired.pop()["notBefore"] == pytest.approx(event["notBefore"], abs=1)
     asyncio.run(function.handler.executor.schedule_next_iteration(run_id))
     function(function.fired.pop(), seconds=0.1)
     assert len(function.asked) == 2

@@ -177,6 +177,23 @@ def test_a_long_wait_is_handed_on(function: Function) -> None:
     assert function(second)["continues"] is False
 
 
+def test_a_wait_that_is_delivered_again_keeps_its_end(function: Function) -> None:
+    """An invocation that died after it had passed a wait on, and before it could fire, fires with what is
+    left when it is delivered again."""
+    function.make(ModelUnavailableError("HTTP 429", retry_after=3600), "hi")
+    function.start()
+    function(function.fired.pop(), seconds=0.5)
+    waits = function.fired.pop()
+    function.broken = True
+    with pytest.raises(ExecutorUnavailableError):
+        function(waits, name="one", seconds=0.1)
+    function.broken = False
+    function(waits, name="one", seconds=0.1)
+    [event] = function.fired
+    assert event["notBefore"] == pytest.approx(waits["notBefore"], abs=1)
+    assert (event["epoch"], event["failures"], len(function.asked)) == (2, 1, 1)
+
+
 def test_a_run_that_is_queued_is_looked_at_again(function: Function) -> None:
     """A run behind another one of its session waits without a model call, in one chain, and then goes on."""
     function.make(DOUBLE, "one", "two", tools=[double])

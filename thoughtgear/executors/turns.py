@@ -152,9 +152,11 @@ class _Taking:
         if right == "others":
             return Taken(None, "another delivery has this turn")
         if right == "sent":
-            # How long to wait after an error was known to the process that died; a delay is known.
+            # What was still to wait is handed on. How long after an error, only the process knew that died; a
+            # delay is known.
             rest = self._handler.pace.rest(state) if self._handler.pace else 0.0
-            return self._follow(state.claim.epoch, self._turn.failures, rest)
+            turn = self._turn
+            return self._follow(state.claim.epoch, turn.failures, max(turn.seconds, rest), cuts=turn.cuts)
         if self._delivery.last:
             return await self._bury()
         given, turn = self._delivery, self._turn
