@@ -135,6 +135,39 @@ async def test_a_run_stays_with_what_drives_it() -> None:
         assert (first.cancelled, len(second.cancelled)) == ([], 2)
 
 
+async def test_what_drives_a_run_is_asked_first_also_when_it_could_not_just_now() -> None:
+    """A run that the first executor has begun is moved by nothing but a schedule that it refuses itself: not
+    by one of another run, nor by a store that is slow."""
+    first, second = Named("first"), Named("second", "takes")
+    async with handler_of(first, second, rest=3600) as handler:
+        await handler.handle_prompt("another")
+        run = await handler.create_run("go")
+        state = run.model_copy(update={"version": run.version + 1, "status": "running"})
+        state.claim = state.claim.model_copy(update={"epoch": 1})
+        await handler.store.save_run(state, [])
+        first.how = "takes"
+        await handler.send(run.run_id, "more")
+        assert (first.asked[1:], second.asked[1:]) == ([run.run_id], [])
+
+
+async def test_a_slow_store_is_no_fault_of_an_executor(tmp_path: Path, sqs: SqsServer) -> None:
+    """A store that answers later than an executor may take has no run go to the next one."""
+    (url, _), second = sqs.queue(), Named("second", "takes")
+    queue = SqsExecutor(url, client=sqs.client())
+    async with handler_of(queue, second, db=f"sqlite:///{tmp_path}/runs.db", patience=2) as handler:
+        load = handler.store.load_run
+
+        async def slow(run_id: str) -> Any:
+            await asyncio.sleep(2.5)
+            return await load(run_id)
+
+        run = await handler.create_run("go")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(handler.store, "load_run", slow)
+            await handler.executor.schedule_next_iteration(run.run_id)
+    assert second.asked == []
+
+
 @pytest.mark.parametrize(
     "members",
     [

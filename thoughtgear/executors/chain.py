@@ -11,6 +11,7 @@ from thoughtgear.protocols import Reach, check_hold
 
 if TYPE_CHECKING:
     from thoughtgear.handler import PromptHandler
+    from thoughtgear.models import RunState
 
 
 class ChainExecutor:
@@ -40,9 +41,12 @@ class ChainExecutor:
         """Send an event for the turn that the run is at. Raises `ExecutorUnavailableError`."""
         if self._handler is None:
             raise ConfigurationError("Give this executor to a PromptHandler first.")
-        turn = await turn_of(self._handler, run_id)
-        if turn is not None:
-            await self.follow(turn)
+        await self.drive(await self._handler.get_run(run_id))
+
+    async def drive(self, state: RunState) -> None:
+        """`schedule_next_iteration` where the state is known: there is nothing to do but to send."""
+        if not state.over:
+            await self.follow(turn_of(state))
 
     async def follow(self, turn: Turn) -> None:
         """Send the event of a turn. Raises `ExecutorUnavailableError`."""

@@ -76,9 +76,13 @@ class FailoverExecutor:
     async def schedule_next_iteration(self, run_id: str) -> None:
         """Have the first executor that can drive the run. Raises `ExecutorUnavailableError` when none can."""
         refused: list[str] = []
-        for place, each in await self._in_turn(run_id):
+        state = await self._state(run_id)
+        for place, each in self._in_turn(state):
+            drive = getattr(
+                each, "drive", None
+            )  # without the read, which may be slow: that is no fault of it
             try:
-                await self._patiently(each.schedule_next_iteration(run_id))
+                await self._patiently(drive(state) if drive else each.schedule_next_iteration(run_id))
             except ExecutorUnavailableError as exc:
                 self._out[place] = time.monotonic() + self._rest
                 log.warning("%s can't drive the run: %s", each.name, exc, extra={"run_id": run_id})
@@ -127,14 +131,16 @@ class FailoverExecutor:
             raise ConfigurationError("Give this executor to a PromptHandler first.")
         return await self._handler.get_run(run_id)
 
-    async def _in_turn(self, run_id: str) -> list[tuple[int, Executor]]:
-        """The executors as they are asked: that of a run which has begun, the others as they were given, and
-        those that could not just now."""
-        state, moment = await self._state(run_id), time.monotonic()
+    def _in_turn(self, state: RunState) -> list[tuple[int, Executor]]:
+        """The executors as they are asked: that of a run which has begun, also where it could not just now,
+        then the others as they were given, and then those that could not."""
+        moment = time.monotonic()
         drives = state.driver.executor if state.claim.epoch else None
 
         def late(found: tuple[int, Executor]) -> tuple[bool, bool]:
-            return self._out.get(found[0], 0.0) > moment, drives not in (None, found[1].name)
+            place, each = found
+            other = drives is not None and drives not in getattr(each, "names", (each.name,))
+            return other, self._out.get(place, 0.0) > moment
 
         return sorted(enumerate(self.members), key=late)
 

@@ -16,7 +16,7 @@ from thoughtgear.client import ClientSource, connect, workflow_id_for
 from thoughtgear.codec import require_codec
 from thoughtgear.errors import CodecError, ConfigurationError, ExecutorUnavailableError, RunNotFoundError
 from thoughtgear.executors.reach import check_reach
-from thoughtgear.models import RunError
+from thoughtgear.models import RunError, RunState
 from thoughtgear.payloads import TASK_QUEUE, WORKFLOW, RunInput, sparse
 from thoughtgear.protocols import Reach
 
@@ -63,7 +63,13 @@ class TemporalExecutor:
 
     async def schedule_next_iteration(self, run_id: str) -> None:
         """Start the run's workflow, or wake the one that is there. Raises `ExecutorUnavailableError`."""
-        name = await self._address(run_id)
+        await self._start(run_id, await self._address(run_id))
+
+    async def drive(self, state: RunState) -> None:
+        """`schedule_next_iteration` where the state is known: there is nothing to do but to ask Temporal."""
+        await self._start(state.run_id, state.driver.workflow_id or workflow_id_for(state.run_id))
+
+    async def _start(self, run_id: str, name: str) -> None:
         handler = self._handler.name if self._handler is not None else "default"
         with _reached():
             client = await self.client()

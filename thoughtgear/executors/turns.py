@@ -80,10 +80,9 @@ def turn_in(event: ContinueEvent) -> Turn:
     return Turn(run_id, event.epoch, event.failures, event.not_before, event.cuts)
 
 
-async def turn_of(handler: PromptHandler, run_id: str) -> Turn | None:
-    """Return the turn that a run is at, or None when it is over. Raises `RunNotFoundError`, `StoreError`."""
-    state = await handler.get_run(run_id)
-    return None if state.over else Turn(run_id, state.claim.epoch)
+def turn_of(state: RunState) -> Turn:
+    """Return the turn that a run is at."""
+    return Turn(state.run_id, state.claim.epoch)
 
 
 @dataclass(frozen=True)
