@@ -169,13 +169,14 @@ class RunWriter:
         if self.state.cancel_requested:
             raise RunCancelledError
 
-    async def watch(self) -> None:
-        """Look at the store now and then while a long step runs, and renew the claim. Ends only by raising,
-        as `check`."""
+    async def watch(self, looked: Callable[[], None] = lambda: None) -> None:
+        """Look at the store now and then while a long step runs, and renew the claim; `looked` is called
+        after each look. Ends only by raising, as `check`."""
         while True:
             try:
                 await self._look()
                 await self._renew()
+                looked()
             except StoreUnavailableError as exc:
                 log.warning("the store can't be reached: %s", exc, extra={"run_id": self.state.run_id})
             if self.state.cancel_requested:

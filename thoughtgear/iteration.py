@@ -153,11 +153,14 @@ class _Iteration:
     def __init__(self, agent: Agent, writer: RunWriter, attempt: Attempt) -> None:
         self._agent, self._writer, self._attempt = agent, writer, attempt
         self._used = Usage()
+        self._text: live.LiveWriter | None = None
         self._extra = {"run_id": writer.state.run_id, "iteration": writer.state.iteration + 1}
 
     async def run(self) -> IterationResult:
         try:
-            tools = await _watched(self._turn(), self._writer.watch, self._attempt.watch)
+            tools = await _watched(
+                self._turn(), partial(self._writer.watch, self._looked), self._attempt.watch
+            )
         except RunCancelledError:
             tools = []
             if not self._writer.state.over:
@@ -302,10 +305,16 @@ class _Iteration:
             await agent.callbacks.fire("on_partial_reply", state.run_id, piece)
             text.add(storable(piece), wanted=self._writer.state.stream)  # a reader may come meanwhile
 
+        self._text = text
         async with aclosing(text):
             reply = await self._ask(request, on_text)
         log.info("reply with %d calls", len(reply.calls), extra=self._extra)
         return reply
+
+    def _looked(self) -> None:
+        """Have a reader who came meanwhile told what was said so far: the next piece may take a while."""
+        if self._text is not None and self._writer.state.stream:
+            self._text.add("")
 
     async def _ask(self, request: ModelRequest, on_text: OnText) -> ModelReply:
         agent, seconds = self._agent, self._agent.limits.model_seconds

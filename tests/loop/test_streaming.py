@@ -247,6 +247,24 @@ async def test_a_reader_may_come_in_the_middle_of_a_reply(store: FaultyStore) ->
     await reader.aclose()
 
 
+async def test_a_reader_may_come_while_the_model_is_silent(store: FaultyStore) -> None:
+    """A reader who comes in the middle of a reply is told what was said so far, and not only when the model
+    goes on."""
+    model = Gated(["One, ", "two."])
+    handler = PromptHandler(orm=store, model=model)
+    run = await handler.create_run("?")
+    working = asyncio.create_task(handler.run_iteration(run.run_id, 1, Attempt(watch=0.05)))
+    model.let()
+    async with asyncio.timeout(SECONDS):
+        while not model.said:
+            await asyncio.sleep(0.01)
+    listener = Listener(handler.stream(run.run_id))
+    await listener.until_text("One, ")
+    model.let()
+    await working
+    assert said(await listener.all()) == ["One, two."]
+
+
 async def test_another_attempt_supersedes(store: FaultyStore) -> None:
     """A reply that broke off is marked as superseded when another attempt says something else, once; what a
     reader has then is the saved text alone, also one who was away meanwhile."""
