@@ -12,9 +12,9 @@ from thoughtgear.commit import RunWriter, unchanged
 from thoughtgear.errors import InvalidInputError, RunNotFoundError, StoreError, SupersededError
 from thoughtgear.ids import check_label
 from thoughtgear.iteration import told_end
-from thoughtgear.models import Driver, InboxItem, RunError, RunState
+from thoughtgear.models import Driver, InboxItem, RunError, RunState, now
 from thoughtgear.outcomes import Done, Outcome, Void
-from thoughtgear.protocols import Attempt
+from thoughtgear.protocols import Attempt, OrmAdapter
 from thoughtgear.tools import cut, result_text
 from thoughtgear.transitions import close, reopen
 
@@ -57,6 +57,18 @@ async def reopen_run(agent: Agent, run_id: str, driver: Driver) -> RunState:
         writer = RunWriter(agent.store, state, attempt, agent.transcripts.appended)
         with suppress(SupersededError):
             return await writer.commit(partial(reopen, driver=driver), release=True)
+
+
+async def note_driver(store: OrmAdapter, run_id: str, executor: str) -> None:
+    """Note that a run which nobody has begun is another executor's than it was created for. Where somebody
+    else has changed it meanwhile, or the store does not answer, whoever begins it notes that itself."""
+    with suppress(StoreError, RunNotFoundError):
+        state = await store.load_run(run_id)
+        if state.over or state.claim.epoch or state.driver.executor == executor:
+            return
+        driver = state.driver.model_copy(update={"executor": executor})
+        changed = {"driver": driver, "version": state.version + 1, "updated_at": now()}
+        await store.save_run(state.model_copy(update=changed), [])
 
 
 async def unclaimed_parent(agent: Agent, run_id: str) -> str | None:

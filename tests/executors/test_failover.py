@@ -150,6 +150,15 @@ async def test_what_drives_a_run_is_asked_first_also_when_it_could_not_just_now(
         assert (first.asked[1:], second.asked[1:]) == ([run.run_id], [])
 
 
+async def test_the_store_says_who_took_a_run() -> None:
+    """A run that the next executor took says so before it begins, so that no reconciler of the first one
+    starts a workflow for it."""
+    async with handler_of(Named("temporal"), Named("second", "takes")) as handler:
+        run = await handler.handle_prompt("go")
+        state = await handler.get_run(run.run_id)
+    assert (state.driver.executor, state.claim.epoch, state.status) == ("second", 0, "pending")
+
+
 async def test_a_slow_store_is_no_fault_of_an_executor(tmp_path: Path, sqs: SqsServer) -> None:
     """A store that answers later than an executor may take has no run go to the next one."""
     (url, _), second = sqs.queue(), Named("second", "takes")

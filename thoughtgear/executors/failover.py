@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from thoughtgear import registry
+from thoughtgear.control import note_driver
 from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError
 from thoughtgear.protocols import Executor
 
@@ -89,8 +90,15 @@ class FailoverExecutor:
                 refused.append(f"{each.name}: {exc}")
             else:
                 self._out.pop(place, None)
+                await self._note(state, each)
                 return
         raise ExecutorUnavailableError(f"None of {len(refused)} executors can drive it. {' '.join(refused)}")
+
+    async def _note(self, state: RunState, taken: Executor) -> None:
+        """Have the store say whose a run is that has not begun: a reconciler would start a workflow for what
+        is on its way through a queue."""
+        if self._handler is not None and not state.claim.epoch and state.driver.executor != taken.name:
+            await note_driver(self._handler.store, state.run_id, taken.name)
 
     async def wait(self, run_id: str) -> None:
         """Return when the run may be over: what drives it says so, or can't be asked, or is another one now.
