@@ -14,9 +14,13 @@ from thoughtgear.ids import check_label
 from thoughtgear.iteration import told_end
 from thoughtgear.models import Driver, InboxItem, RunError, RunState, now
 from thoughtgear.outcomes import Done, Outcome, Void
+from thoughtgear.payloads import IterationResult
 from thoughtgear.protocols import Attempt, OrmAdapter
 from thoughtgear.tools import cut, result_text
 from thoughtgear.transitions import close, reopen
+
+BRIEF_PAUSE = 1.0
+"""Seconds of a pause between two iterations that a claim is kept for."""
 
 
 async def close_run(
@@ -92,6 +96,13 @@ async def release(agent: Agent, run_id: str, scope: str) -> None:
             attempt = Attempt(driver=state.claim.driver, scope=scope)
             writer = RunWriter(agent.store, state, attempt, agent.transcripts.appended)
             await writer.commit(unchanged, release=True)
+
+
+async def stand_down(agent: Agent, run_id: str, attempt: Attempt, result: IterationResult) -> None:
+    """Give the claim of an attempt back that waits for a pace: nobody is at work on the run meanwhile."""
+    brief = attempt.keep_claim and result.wait <= BRIEF_PAUSE
+    if result.paced and not brief and (attempt.keep_claim or attempt.number > 1):
+        await release(agent, run_id, attempt.scope)
 
 
 async def pass_on(agent: Agent, run_id: str, attempt: Attempt) -> None:

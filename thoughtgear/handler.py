@@ -31,15 +31,9 @@ from thoughtgear.structured import OutputType
 from thoughtgear.threads import ToolThreads
 from thoughtgear.tools import Tool, ToolBox
 from thoughtgear.transcript import Transcripts
-from thoughtgear.waiting import until_over
+from thoughtgear.waiting import sit_out, until_over
 
 T = TypeVar("T")
-
-LONGEST_PAUSE = 10.0
-"""Seconds that an invocation waits at the most before it schedules the next look at a waiting run."""
-
-BRIEF_PAUSE = 1.0
-"""Seconds that a claim is kept for, in a pause between two iterations."""
 
 
 class PromptHandler:
@@ -132,10 +126,10 @@ class PromptHandler:
         """Make the prompt durable, schedule it, and return its run.
 
         With the local executor it resolves when the run is over, with a remote one at once; `wait`
-        overrides either. The same `request_id` again is the same run. Look at `status`, `output` and
-        `error`. With `stream` replies can be read from their first word on, before anybody does. Raises
-        `InvalidInputError`, `SessionBusyError`, `StoreError`, and `ExecutorUnavailableError` when nothing
-        could be told to drive it: it is stored, and `continue_run` or the same `request_id` mends that.
+        overrides either. The same `request_id` again is the same run, and ends no delay of it. Look at
+        `status`, `output` and `error`. With `stream` replies can be read from their first word on, before
+        anybody does. Raises `InvalidInputError`, `SessionBusyError`, `StoreError`, and
+        `ExecutorUnavailableError` when nothing could be told to drive it: `continue_run` mends that.
         """
         state = await self.create_run(
             text,
@@ -146,7 +140,7 @@ class PromptHandler:
             request_id=request_id,
             stream=stream,
         )
-        if not state.over:
+        if not state.over and not (self.pace is not None and self.pace.sat_out(state)):
             await self._schedule(state.run_id)
         if wait if wait is not None else getattr(self.executor, "waits", False):
             return await self.wait(state.run_id)
@@ -184,7 +178,8 @@ class PromptHandler:
         )
 
     async def send(self, run_id: str, text: str, *, request_id: str | None = None) -> RunState:
-        """Send a message to a run; it is read before the next model call.
+        """Send a message to a run; it is read before the next model call. A handler with the executor that
+        drives the run wakes it from a delay or a wait; any other stores the message alone.
 
         To a run that is over: a new run in the same session (or, without a session, on its own). The same
         `request_id` again is the same message. Raises `RunNotFoundError`, `InvalidInputError`,
@@ -234,9 +229,7 @@ class PromptHandler:
                 f"Another attempt is at work on run {state.run_id} for {result.wait:.0f} s more."
             )
         if step.kind == "wait":
-            # A delay has to be sat out here: the next invocation would begin. For a place it asks again.
-            whole = result.paced and self.pace is not None and self.pace.delay
-            await asyncio.sleep(step.seconds if whole else min(step.seconds, LONGEST_PAUSE))
+            await sit_out(step.seconds, whole=result.paced and self.pace is not None and self.pace.delay > 0)
         if step.kind != "stop":
             await self._schedule(state.run_id)
         return await self.get_run(state.run_id)
@@ -251,8 +244,7 @@ class PromptHandler:
         """
         attempt = attempt or Attempt()
         result = await run_iteration(self._agent, check_run_id(run_id), iteration, attempt)
-        if result.paced and (attempt.number > 1 or (attempt.keep_claim and result.wait > BRIEF_PAUSE)):
-            await self.release(run_id, attempt.scope)  # nobody is at work on it meanwhile
+        await control.stand_down(self._agent, run_id, attempt, result)
         if result.status == "waiting" and not result.paced:
             await self._wake_parent(run_id)
         return result

@@ -47,6 +47,10 @@ class Pace:
             return 0.0
         return max(0.0, (state.due_at - now()).total_seconds())
 
+    def sat_out(self, state: RunState) -> bool:
+        """Whether what drives a run sits a delay out that a schedule would end. A local loop keeps to it."""
+        return state.driver.executor != "local" and self.rest(state) > 0
+
     def cut_short(self, state: RunState) -> bool:
         """Whether a message came that ends the delay which the run is in. None ends the wait for a place."""
         return bool(self.delay and state.mail and state.iteration and state.status == "running")

@@ -13,6 +13,15 @@ from thoughtgear.protocols import Executor, OrmAdapter
 FIRST_POLL, MOST_POLL = 0.02, 1.0
 """Seconds between two looks at a run that is waited for."""
 
+LONGEST_PAUSE = 10.0
+"""Seconds that an invocation waits at the most before it schedules the next look at a waiting run."""
+
+
+async def sit_out(seconds: float, *, whole: bool) -> None:
+    """Sleep before the next schedule: the `whole` of a delay, as the next invocation would begin; a part of
+    any other wait, as that one looks again."""
+    await asyncio.sleep(seconds if whole else min(seconds, LONGEST_PAUSE))
+
 
 async def until_over(
     store: OrmAdapter,

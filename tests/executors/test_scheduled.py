@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 from called_function import Function
 
 from thoughtgear import LambdaExecutor, LocalExecutor, PromptHandler, ScheduledExecutor, tool
+from thoughtgear.doctor import Doctor
 from thoughtgear.errors import ConfigurationError, ExecutorUnavailableError, ModelUnavailableError
-from thoughtgear.models import Driver
+from thoughtgear.models import Driver, RunState
 from thoughtgear.providers.scripted import ScriptedProvider, call
 
 HOUR = 3600.0
@@ -160,6 +162,50 @@ def test_an_event_says_when_the_next_iteration_is_due(function: Function) -> Non
     assert function.run(run_id).driver == Driver(executor="lambda")
 
 
+def test_a_repeated_prompt_ends_no_delay(function: Function) -> None:
+    """A prompt whose request id is known fires no event for a run that is in a delay; a message does."""
+    function.make([DOUBLE], "end", tools=[double], executor=_paced(function, delay=HOUR))
+    run_id = asyncio.run(_prompt(function)).run_id
+    function(function.fired.pop(), seconds=1)
+    function.fired.clear()
+    assert asyncio.run(_prompt(function)).run_id == run_id
+    assert function.fired == []
+    asyncio.run(function.handler.send(run_id, "now"))
+    assert len(function.fired) == 1
+
+
+async def _prompt(function: Function) -> RunState:
+    return await function.handler.handle_prompt("go", request_id="again")
+
+
+async def test_nobody_is_at_work_in_a_delay() -> None:
+    """A local run in a long delay is not claimed, so that another driver can have it at once."""
+    model = Model([DOUBLE], "end")
+    async with model.handler(executor=ScheduledExecutor(delay=HOUR)) as handler:
+        run = await handler.handle_prompt("go", wait=False)
+        await _until_iteration(handler, run.run_id, 1)
+        async with asyncio.timeout(20):
+            while (await handler.get_run(run.run_id)).claim.owner:
+                await asyncio.sleep(0.01)
+        assert (await handler.run_iteration(run.run_id, 2)).status == "done"
+
+
+async def test_a_run_in_a_delay_is_not_left_alone(tmp_path: Path) -> None:
+    """The doctor does not take a run that is in a delay for one that nobody drives; when that is long over it
+    does."""
+    model, db = Model([DOUBLE], "end"), f"sqlite:///{tmp_path}/runs.db"
+    async with model.handler(db=db, executor=ScheduledExecutor(delay=HOUR)) as handler:
+        run = await handler.handle_prompt("go", wait=False)
+        await _until_iteration(handler, run.run_id, 1)
+    async with model.handler(db=db) as handler:
+        state = await handler.get_run(run.run_id)
+        doctor = Doctor(handler.store, settled=timedelta(seconds=-60))
+        assert (await doctor.scan()).findings == []
+        late = state.model_copy(update={"version": state.version + 1, "due_at": state.created_at})
+        await handler.store.save_run(late, [])
+        assert [each.kind for each in (await doctor.scan()).findings] == ["not driven"]
+
+
 def test_an_event_has_its_place(function: Function) -> None:
     """Under Lambda a run that has no place yet is told when, is told the same when a message wakes it, and
     begins then."""
@@ -216,7 +262,7 @@ async def test_a_message_in_a_line_wakes_nobody(caplog: pytest.LogCaptureFixture
 async def test_ones_own_executor_asks_for_a_place_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the inner executor only schedules, a long wait for a place is no long sleep: the next invocation
     asks again."""
-    monkeypatch.setattr("thoughtgear.handler.LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("thoughtgear.waiting.LONGEST_PAUSE", 0.01)
 
     class Own:
         name = "own"

@@ -171,8 +171,10 @@ class _Scan:
         return not state.claim.live() and state.updated_at < now() - self._settled
 
     async def _without_temporal(self, state: RunState) -> None:
-        """A run whose driver is a process somewhere, which holds no claim any more."""
-        if state.unsettled or await self._waits_for_parent(state):
+        """A run whose driver is a process somewhere, which holds no claim any more. It may wait for its next
+        iteration to be due."""
+        due = state.due_at is not None and state.due_at > now() - self._settled
+        if due or state.unsettled or await self._waits_for_parent(state):
             return
         begun = "Nobody works on it" if state.claim.epoch else "Nobody has begun with it"
         what = f"{begun} (driver {state.driver.executor}), and it is unchanged since {_moment(state)}."
