@@ -127,7 +127,11 @@ async def test_history_holds_nothing_of_a_stream(world: World) -> None:
         model = Slow()
         executor = TemporalExecutor(world.client, world.queue)
         handler = PromptHandler(model=model, db=world.db, executor=executor)
-        async with world.worker(handler), RunClient(world.client, db=world.db) as client:
+        async with (
+            world.worker(handler),
+            RunClient(world.client, db=world.db) as client,
+            asyncio.timeout(SECONDS),
+        ):
             run = await handler.handle_prompt("Count.")
             model.more(1 if read else len(WORDS))
             async for event in client.stream(run.run_id) if read else handler.stream(run.run_id, text=False):
