@@ -5,7 +5,7 @@ the model. What differs in production is the environment alone:
 
     THOUGHTGEAR_DB=postgresql://…          the store that all processes reach
     THOUGHTGEAR_MODEL=openai:gpt-4o-mini   the model (and its key, OPENAI_API_KEY)
-    THOUGHTGEAR_EXECUTOR=temporal          what drives the runs: local, temporal (TEMPORAL_ADDRESS, …) or sqs
+    AGENT_EXECUTOR=temporal                what drives the runs: local, temporal (TEMPORAL_ADDRESS, …) or sqs
                                            (THOUGHTGEAR_SQS_QUEUE_URL)
 
 There `python examples/dev_and_prod.py worker` does the work, as many of them as are needed.
@@ -21,7 +21,7 @@ from agent import make_handler
 from thoughtgear import PromptHandler, SqsWorker, build_worker
 from thoughtgear.config import connect
 
-EXECUTOR = os.environ.get("THOUGHTGEAR_EXECUTOR") or "local"
+EXECUTOR = os.environ.get("AGENT_EXECUTOR") or "local"
 
 
 async def ask(handler: PromptHandler, text: str) -> None:

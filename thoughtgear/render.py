@@ -187,26 +187,24 @@ def show_run(console: Console, state: RunState, messages: Sequence[Message]) -> 
 
 
 def runs_table(runs: Sequence[RunState], width: int) -> Table:
-    """The runs of a store, newest first, one line each."""
+    """The runs of a store, newest first, one line each. Only the answers are cut to what room there is."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    longest = max((len(state.run_id) for state in runs), default=3)
-    table.add_column("RUN", no_wrap=True, min_width=longest)
-    table.add_column("STATUS", no_wrap=True)
-    table.add_column("AGE", justify="right", no_wrap=True)
-    table.add_column("ITER", justify="right", no_wrap=True)
-    table.add_column("TOKENS", justify="right", no_wrap=True)
-    table.add_column("ANSWER", no_wrap=True, overflow="ellipsis", max_width=max(10, width - longest - 36))
-    for state in runs:
+    rows = [_facts(state) for state in runs]
+    for place, name in enumerate(("RUN", "STATUS", "AGE", "ITER", "TOKENS")):
+        needed = max(cell_len(text) for text in (name, *(row[place] for row in rows)))
+        table.add_column(name, justify="left" if place < 2 else "right", no_wrap=True, min_width=needed)
+        width -= needed + 2
+    table.add_column("ANSWER", no_wrap=True, overflow="ellipsis", max_width=max(4, width))
+    for state, (run_id, status, *numbers) in zip(runs, rows, strict=True):
         answer = state.output or (f"{state.error.type}: {state.error.message}" if state.error else "")
-        table.add_row(
-            Text(clean(state.run_id)),
-            Text(state.status, COLOURS.get(state.status, "")),
-            age(state.created_at),
-            str(state.iteration),
-            f"{state.usage.total_tokens:,}",
-            Text(one_line(answer, 200)),
-        )
+        colour = COLOURS.get(state.status, "")
+        table.add_row(Text(run_id), Text(status, colour), *numbers, Text(one_line(answer, 200)))
     return table
+
+
+def _facts(state: RunState) -> tuple[str, ...]:
+    tokens = f"{state.usage.total_tokens:,}"
+    return clean(state.run_id), state.status, age(state.created_at), str(state.iteration), tokens
 
 
 def age(moment: datetime) -> str:

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from thoughtgear.events import StreamEvent
-from thoughtgear.models import Message, RunError, RunState, ToolCall, ToolResult, now
+from thoughtgear.models import Message, RunError, RunState, ToolCall, ToolResult, Usage, now
 from thoughtgear.render import RunView, age, call_line, count, one_line, result_line, runs_table, show_run
 
 
@@ -73,14 +73,22 @@ def test_a_reply_that_another_attempt_takes_over_begins_on_a_new_line():
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_of_runs_fits_the_width(width: int):
-    """Runs with long answers take one line each, and their ids are whole."""
-    runs = [RunState(run_id="0" * 32, status="done", output="word " * 100) for _ in range(2)]
+    """Runs with long answers take one line each, and all but the answers is whole."""
+    begun = now() - timedelta(minutes=13)
+    given = {
+        "run_id": "0" * 40,
+        "output": "word " * 100,
+        "created_at": begun,
+        "usage": Usage(input_tokens=12_345),
+    }
+    runs = [RunState(status="cancelled", **given) for _ in range(2)]
     target = console(width)
     target.print(runs_table(runs, width))
     lines = written(target).splitlines()
     assert len(lines) == 3
     assert all(cell_len(line) <= width for line in lines)
-    assert lines[1].startswith("0" * 32)
+    assert lines[0].split()[:5] == ["RUN", "STATUS", "AGE", "ITER", "TOKENS"]
+    assert lines[1].split()[:6] == ["0" * 40, "cancelled", "13", "min", "0", "12,345"]
 
 
 @pytest.mark.parametrize(

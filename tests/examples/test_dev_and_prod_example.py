@@ -28,7 +28,7 @@ async def test_the_environment_makes_it_production(tmp_path: Path, postgres: Pos
     async with DevServer(ui=False, log=tmp_path / "temporal.log") as server:
         given = {
             "THOUGHTGEAR_DB": postgres.url(tmp_path),
-            "THOUGHTGEAR_EXECUTOR": "temporal",
+            "AGENT_EXECUTOR": "temporal",
             "TEMPORAL_ADDRESS": server.address,
         }
         async with example(tmp_path, "dev_and_prod.py", "worker", **given) as worker:
