@@ -30,6 +30,7 @@ class Message:
 
     def attributes(self, since: float | None = None) -> dict[str, str]:
         """What its copy carries."""
+        since = self.since if since is None else since
         return {DELIVERY: self.name, **({SINCE: f"{since:.0f}"} if since is not None else {})}
 
     @property
