@@ -11,6 +11,7 @@ from temporalio.exceptions import CancelledError
 from world import World, chain, of_type
 
 from thoughtgear import tool
+from thoughtgear.errors import ConfigurationError
 from thoughtgear.providers.scripted import call
 
 SECONDS = 2.0
@@ -188,6 +189,21 @@ async def test_waiting_workflows_leave_the_cache(world: World) -> None:
     assert [state.output for state in ended] == ["0", "1", "2"]
     assert status == WorkflowExecutionStatus.COMPLETED
     assert not of_type(events, "WORKFLOW_TASK_FAILED")
+
+
+async def test_a_worker_with_another_store_is_told(world: World) -> None:
+    """Who waits for a run that a worker did not find, as its store is another one, learns that; with a worker
+    of the right store the run goes on."""
+    handler, other = world.handler(["Done."]), world.handler(["No."], db=f"sqlite:///{world.folder}/other.db")
+    async with world.worker(other, reconcile_every=None):
+        run = await handler.handle_prompt("Hello")
+        with pytest.raises(ConfigurationError, match="has another store") as caught:
+            await handler.wait(run.run_id, 20)
+    assert str(caught.value).endswith(run.run_id)
+    async with world.worker(handler):
+        await handler.continue_run(run.run_id)
+        state = await handler.wait(run.run_id, 20)
+    assert (state.status, state.output) == ("done", "Done.")
 
 
 async def test_a_terminated_workflow_fails_its_run(world: World) -> None:

@@ -79,7 +79,8 @@ class TemporalExecutor:
 
     async def wait(self, run_id: str) -> None:
         """Return when the run's workflow is over, however it ended, or when there is none. A run whose
-        workflow was terminated, or timed out, is marked failed: nothing drives it any more."""
+        workflow was terminated, or timed out, is marked failed: nothing drives it any more. Raises
+        `ConfigurationError` where a worker looked for the run in another store."""
         name = await self._address(run_id)
         handle = (await self.client()).get_workflow_handle(name, result_type=RawValue)
         try:
@@ -90,6 +91,16 @@ class TemporalExecutor:
         except WorkflowFailureError as exc:
             if isinstance(exc.cause, exceptions.TerminatedError | exceptions.TimeoutError):
                 await self._close(run_id, handle)
+            elif getattr(exc.cause, "type", None) == RunNotFoundError.__name__:
+                await self._check_missing(run_id)
+
+    async def _check_missing(self, run_id: str) -> None:
+        """A worker did not find the run: it was deleted, or that worker has another store."""
+        if self._handler is not None and not (await self._handler.get_run(run_id)).over:
+            raise ConfigurationError(
+                f"A worker of the task queue {self.task_queue!r} has another store, without this run. Give "
+                f"all workers of a queue the same store, then go on with continue_run: {run_id}"
+            )
 
     async def _close(self, run_id: str, handle: WorkflowHandle[Any, Any]) -> None:
         """Mark the run failed, once for each execution: it may have been retried, and go on, in another."""
