@@ -132,10 +132,13 @@ async def pollers(client: Client, task_queue: str = TASK_QUEUE) -> int:
 
 
 async def trouble(client: Client, workflow_id: str) -> str:
-    """Return why a workflow that has workers does not go on: what its task or an activity fails with again
-    and again; nothing where nothing fails, or the server does not tell."""
+    """Return why a workflow that has workers does not go on: it has failed, or what its task or an activity
+    fails with again and again; nothing where nothing fails, or the server does not tell."""
     try:
-        described = (await client.get_workflow_handle(workflow_id).describe()).raw_description
+        found = await client.get_workflow_handle(workflow_id).describe()
+        if found.status == WorkflowExecutionStatus.FAILED:
+            return "Its workflow has failed; a worker with another store, for example, does not find the run."
+        described = found.raw_description
         failing = [each for each in described.pending_activities if each.attempt > 1]
         if described.pending_workflow_task.attempt > 1:
             failure = await _last_task_failure(client, described.workflow_execution_info.execution)

@@ -11,6 +11,7 @@ from temporalio.exceptions import CancelledError
 from world import World, chain, of_type
 
 from thoughtgear import tool
+from thoughtgear.client import trouble
 from thoughtgear.errors import ConfigurationError
 from thoughtgear.providers.scripted import call
 
@@ -200,6 +201,7 @@ async def test_a_worker_with_another_store_is_told(world: World) -> None:
         with pytest.raises(ConfigurationError, match="has another store") as caught:
             await handler.wait(run.run_id, 20)
     assert str(caught.value).endswith(run.run_id)
+    assert (await trouble(world.client, f"thoughtgear-{run.run_id}")).startswith("Its workflow has failed")
     async with world.worker(handler):
         await handler.continue_run(run.run_id)
         state = await handler.wait(run.run_id, 20)
