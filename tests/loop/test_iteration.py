@@ -361,11 +361,11 @@ async def test_a_slow_commit_takes_nothing_of_a_tools_time(store: FaultyStore) -
 async def test_heartbeat_extends_the_timeout(store: FaultyStore) -> None:
     """A tool that gives signs of life may run longer than its time-out."""
 
-    @tool(timeout=0.2)
+    @tool(timeout=0.6)
     async def long(ctx: ToolContext) -> str:
         """Long."""
-        for _ in range(8):
-            await asyncio.sleep(0.05)
+        for _ in range(7):
+            await asyncio.sleep(0.1)
             ctx.heartbeat()
         return f"{ctx.idempotency_key} {ctx.attempt} {ctx.iteration}"
 
@@ -561,11 +561,11 @@ async def test_a_wait_does_not_outlast_the_run(store: FaultyStore) -> None:
     def busy(request: ModelRequest) -> str:
         raise ModelUnavailableError("openai: HTTP 429", retry_after=3600)
 
-    handler = PromptHandler(model=Model(busy), orm=store, limits=Limits(seconds=0.2))
+    handler = PromptHandler(model=Model(busy), orm=store, limits=Limits(seconds=0.6))
     run = await handler.create_run("go")
     with pytest.raises(ModelUnavailableError) as caught:
         await handler.run_iteration(run.run_id, 1)
-    assert 0 <= (caught.value.retry_after or 0) <= 0.2
+    assert 0 <= (caught.value.retry_after or 0) <= 0.6
     state = await handler.continue_run(run.run_id)
     assert (state.status, state.error and state.error.type) == ("failed", "LimitExceededError")
 
