@@ -262,17 +262,16 @@ class RunWriter:
 
     def _next_claim(self, release: bool) -> Claim:
         before, attempt = self.state.claim, self._attempt
-        claim = Claim(
-            epoch=self._epoch if self._holding else self._epoch + 1,
-            driver=attempt.driver,
-            lane=attempt.lane or before.lane,
-            contested=before.contested or self._is_other(before),
-        )
-        if release:
-            claim.last = "" if attempt.epoch is None else attempt.scope
-        else:
-            claim.owner, claim.deadline = self._owner, time.time() + attempt.hold
-        return claim
+        claim = {
+            "epoch": self._epoch if self._holding else self._epoch + 1,
+            "driver": attempt.driver,
+            "lane": attempt.lane or before.lane,
+            "contested": before.contested or self._is_other(before),
+            "owner": "" if release else self._owner,
+            "deadline": 0.0 if release else time.time() + attempt.hold,
+            "last": attempt.scope if release and attempt.epoch is not None else "",
+        }
+        return before.model_copy(update=claim)  # what a newer worker has noted there stays
 
     def _acknowledge(self, state: RunState, messages: Sequence[Message], asked: float) -> RunState:
         self._epoch = state.claim.epoch

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from thoughtgear.handler import PromptHandler
-from thoughtgear.models import Driver
+from thoughtgear.models import Claim, Driver
 from thoughtgear.protocols import Attempt, ModelRequest
 from thoughtgear.providers.scripted import ScriptedProvider, call
 from thoughtgear.testing import FaultyStore
@@ -71,3 +71,13 @@ async def test_a_run_keeps_the_name_of_its_workflow(store: FaultyStore) -> None:
     run = await handler.create_run("go", driver=Driver(executor="temporal", workflow_id="order-7"))
     await handler.run_iteration(run.run_id, 1, attempt("local", ""))
     assert (await handler.get_run(run.run_id)).driver == Driver(executor="local", workflow_id="order-7")
+
+
+async def test_a_claim_keeps_what_a_newer_worker_notes(store: FaultyStore) -> None:
+    """A field of the claim that this version doesn't know is there after its commits."""
+    handler = PromptHandler(orm=store, model=ScriptedProvider(replies=["done"]))
+    run = await handler.create_run("go")
+    newer = Claim.model_validate({"epoch": 1, "driver": "temporal", "novel": "kept"})
+    await store.save_run(run.model_copy(update={"version": run.version + 1, "claim": newer}), [])
+    await handler.run_iteration(run.run_id, 1, attempt("temporal", "a"))
+    assert (await handler.get_run(run.run_id)).claim.model_dump()["novel"] == "kept"
