@@ -201,8 +201,9 @@ class Claim(Record):
         return bool(self.owner) and self.deadline > time.time()
 
     def stuck(self) -> bool:
-        """Whether the deadline is further ahead than any driver sets it: some clock was wrong."""
-        return bool(self.owner) and self.deadline > time.time() + LONGEST_HOLD
+        """Whether the deadline is further ahead than any driver sets it, by another such hold, which allows
+        for clocks that differ a little: some clock was wrong."""
+        return bool(self.owner) and self.deadline > time.time() + 2 * LONGEST_HOLD
 
 
 class Driver(Record):

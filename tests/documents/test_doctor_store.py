@@ -104,6 +104,7 @@ async def test_a_stuck_claim_is_found_and_released(store: OrmAdapter, deadline: 
     mended = [await Doctor(store).repair(finding) for _ in range(2)]
     assert [each.done for each in mended] == [True, True]
     assert mended[0].said.startswith("The claim is released")
+    assert mended[0].said.endswith("go on: thoughtgear run --continue z-stuck")
     assert mended[1].said == "The claim is stuck no more."
     after = await store.load_run("z-stuck")
     kept = {"version": 2, "claim": Claim(epoch=4, driver="local"), "nonce": after.nonce}
@@ -126,6 +127,23 @@ async def test_a_long_claim_is_not_stuck(store: OrmAdapter):
         ):
             with pytest.raises(ConfigurationError, match="A claim lasts for 0 to 3600 seconds"):
                 make(wrong)
+
+
+async def test_a_run_at_work_is_not_stuck(store: OrmAdapter):
+    """A hold of an hour by a clock that is a little ahead is no finding, and neither is a deadline of whoever
+    has just committed; a repair leaves it alone, too."""
+    held = Claim(epoch=1, owner="x/1", deadline=time.time() + LONGEST_HOLD + 300)
+    await put(store, "ahead", status="running", claim=held)
+    await put(store, "at-work", status="running", updated_at=now(), claim=replaced(held, deadline=FAR))
+    assert (await Doctor(store).scan()).findings == []
+    for run_id in ("ahead", "at-work"):
+        finding = Finding("stuck claim", "", run_id=run_id, repair="release")
+        assert (await Doctor(store).repair(finding)).said == "The claim is stuck no more."
+        assert (await store.load_run(run_id)).claim.epoch == 1
+
+
+def replaced(claim: Claim, **fields: Any) -> Claim:
+    return claim.model_copy(update=fields)
 
 
 async def test_a_damaged_run_is_found(tmp_path: Path):

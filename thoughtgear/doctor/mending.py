@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 from temporalio.client import Client, WorkflowExecutionStatus
@@ -16,7 +18,7 @@ from thoughtgear.doctor.findings import Finding
 from thoughtgear.errors import SupersededError
 from thoughtgear.executors.temporal import schedule_run
 from thoughtgear.handler import PromptHandler
-from thoughtgear.models import RunState
+from thoughtgear.models import RunState, now
 from thoughtgear.protocols import Attempt, OrmAdapter
 from thoughtgear.registry import NO_MODEL
 
@@ -34,8 +36,9 @@ class Mended:
 class Mending:
     """Mends findings of a store and its Temporal server."""
 
-    def __init__(self, store: OrmAdapter, client: Client | None, task_queue: str) -> None:
+    def __init__(self, store: OrmAdapter, client: Client | None, task_queue: str, settled: timedelta) -> None:
         self._store, self._client, self._task_queue = store, client, task_queue
+        self._settled = settled
 
     async def mend(self, finding: Finding, end_workflow: EndWorkflow | None) -> Mended:
         """Do what the finding's `repair` says."""
@@ -55,7 +58,7 @@ class Mending:
             state = await find_run(self._store, finding.run_id or "")
             if state is None:
                 return Mended(True, "The run was deleted.")
-            if not state.claim.stuck():
+            if not is_stuck(state, self._settled):
                 return Mended(True, "The claim is stuck no more.")
             writer = RunWriter(self._store, state, Attempt(driver=state.driver.executor))
             try:
@@ -68,7 +71,9 @@ class Mending:
         if self._client is not None and state.driver.executor == "temporal":
             woken = await self._schedule(self._client, finding)
             return Mended(True, f"The claim is released. {woken.said}")
-        return Mended(True, "The claim is released: the run goes on where its driver looks again.")
+        # What a queue or a platform still has of it is of the epoch before, and does nothing any more.
+        again = f"thoughtgear run --continue {shlex.quote(state.run_id)}"
+        return Mended(True, f"The claim is released. Unless a process of yours still waits, go on: {again}")
 
     async def _schedule(self, client: Client, finding: Finding) -> Mended:
         run_id = finding.run_id or ""
@@ -119,6 +124,12 @@ class Mending:
             return Mended(True, f"Its workflow was asked to cancel{unless}.")
         await _if_there(handle.terminate(reason="Its run is not in the store."))
         return Mended(True, "Its workflow was terminated.")
+
+
+def is_stuck(state: RunState, settled: timedelta) -> bool:
+    """Whether a claim keeps everybody off for longer than any lasts. Not where somebody has committed within
+    `settled`, who is well; a commit from the future is by the clock that is wrong."""
+    return state.claim.stuck() and abs(now() - state.updated_at) > settled
 
 
 async def _if_there(call: Awaitable[None]) -> None:

@@ -13,7 +13,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from thoughtgear.batches import Unwatched, Watcher, all_runs, each, find_run
 from thoughtgear.client import workflow_id_for
 from thoughtgear.doctor.findings import Diagnosis, Finding
-from thoughtgear.doctor.mending import EndWorkflow, Mended, Mending
+from thoughtgear.doctor.mending import EndWorkflow, Mended, Mending, is_stuck
 from thoughtgear.doctor.server import OpenWorkflow, Server
 from thoughtgear.errors import ConfigurationError, SchemaVersionError, StoreError
 from thoughtgear.loop import reopened
@@ -58,7 +58,7 @@ class Doctor:
     ) -> None:
         self._store, self._settled, self._closely, self._handlers = store, settled, closely, handlers
         self._server = Server(client, task_queue) if client is not None else None
-        self._mending = Mending(store, client, task_queue)
+        self._mending = Mending(store, client, task_queue, settled)
         self._watcher = watcher or Unwatched()
 
     async def scan(self) -> Diagnosis:
@@ -160,7 +160,7 @@ class _Scan:
         self._known.add(name)
         self._diagnosis.runs += 1
         self._diagnosis.on_temporal += on_temporal
-        if state.claim.stuck():
+        if is_stuck(state, self._settled):
             self._add(_stuck(state, name))
         elif on_temporal and self._server is not None:
             await self._asked(f"Run {state.run_id}", self._with_temporal(self._server, state, name))
