@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,7 @@ from typing import Any
 from thoughtgear import live
 from thoughtgear.agent import Agent
 from thoughtgear.calls import Calls
-from thoughtgear.commit import FRESH_SECONDS, Change, RunWriter, uninterrupted
+from thoughtgear.commit import FRESH_SECONDS, Change, RunWriter
 from thoughtgear.context import LEFT_OUT, Plan, Summarise, Trim
 from thoughtgear.errors import (
     ModelError,
@@ -33,7 +33,8 @@ from thoughtgear.payloads import IterationResult
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, OnText
 from thoughtgear.replies import accept, bounded, storable
 from thoughtgear.summaries import Fitted, Terms
-from thoughtgear.transitions import as_message, close_calls, end_run, lose_reply, save_reply
+from thoughtgear.transitions import Paid, as_message, cancel_run, close_calls, end_run, lose_reply, save_reply
+from thoughtgear.watching import watched
 
 FIRST_LOOK, LAST_LOOK = 0.2, 30.0
 """Seconds between two looks at the earlier run that a queued run waits for."""
@@ -153,23 +154,27 @@ class _Iteration:
     def __init__(self, agent: Agent, writer: RunWriter, attempt: Attempt) -> None:
         self._agent, self._writer, self._attempt = agent, writer, attempt
         self._used = Usage()
+        self._replies = writer.state.model_replies
+        self._bought: list[Paid] = []
+        self._summarised = 0
         self._text: live.LiveWriter | None = None
         self._extra = {"run_id": writer.state.run_id, "iteration": writer.state.iteration + 1}
 
     async def run(self) -> IterationResult:
         try:
-            tools = await _watched(
+            tools = await watched(
                 self._turn(), partial(self._writer.watch, self._looked), self._attempt.watch
             )
         except RunCancelledError:
             tools = []
             if not self._writer.state.over:
-                await self._writer.commit(partial(end_run, status="cancelled"))
+                change = partial(cancel_run, paid=self._unbilled(), summarised=self._summarised)
+                await self._writer.commit(change)
         except asyncio.CancelledError:
             await self._writer.let_go()
             raise
         except ModelRejectedError as exc:
-            if exc.paid is not None:
+            if exc.paid is not None or self._bought:
                 await self._note(exc)
             raise
         except ModelUnavailableError as exc:
@@ -202,16 +207,24 @@ class _Iteration:
         return tools
 
     async def _note(self, exc: ModelError) -> None:
-        """Count a reply that was lost, for it was paid for in part; else note that the run has begun."""
-        paid = exc.paid if isinstance(exc.paid, ModelReply) else None
-        if not exc.begun and paid is None:
+        """Count a reply that was lost, for it was paid for in part, and what was bought before it; else note
+        that the run has begun."""
+        paid = [*self._unbilled(), *self._paid(exc.paid)]
+        if not exc.begun and not paid:
             await self._writer.begin()
             return
-        lost = partial(lose_reply, begun=exc.begun)
-        if paid is not None:
-            lost = partial(lost, paid=paid.usage, cost=self._agent.prices.cost(paid))
+        lost = partial(lose_reply, paid=paid, summarised=self._summarised, begun=exc.begun)
         with suppress(StoreError, SupersededError):
             await self._writer.commit(lost, release=not self._attempt.keep_claim)
+
+    def _unbilled(self) -> list[Paid]:
+        """What was bought for the reply and is on no bill: where the reply is saved, all of it is."""
+        return self._bought if self._writer.state.model_replies == self._replies else []
+
+    def _paid(self, reply: object) -> list[Paid]:
+        """What was counted of a reply, and of those that were lost on the way to it."""
+        several = reply.bought if isinstance(reply, ModelReply) else []
+        return [(each.usage, self._agent.prices.cost(each)) for each in several]
 
     def _seconds_left(self) -> float:
         """Until the run reaches its limit: to wait for longer would only delay its end."""
@@ -233,10 +246,11 @@ class _Iteration:
         request, fitted = await self._request(seen, parent)
         await self._writer.check()
         reply = await self._call_model(request)
-        self._used = sum((usage for usage, _ in fitted.paid), reply.usage)
         message, rows = accept(agent, reply, state.iteration + 1)
+        paid = [*fitted.paid, *self._paid(reply)[:-1]]
+        self._used = sum((usage for usage, _ in paid), reply.usage)
         change = partial(save_reply, reply=message, rows=rows, seen=seen, parent=parent, limits=agent.limits)
-        change = partial(change, summarised=fitted.place, summaries=fitted.paid)
+        change = partial(change, summarised=fitted.place, paid=paid)
         if agent.output_type is not None and not rows:
             change = partial(change, answer=agent.output_type.check(message.text))
         await self._writer.commit(_dated(agent, change), release=not rows and not self._attempt.keep_claim)
@@ -286,7 +300,9 @@ class _Iteration:
             return Fitted(plan.joined(LEFT_OUT))
         agent, state = self._agent, self._writer.state
         terms = Terms(state.run_id, state.summarised, self._buy_summary, agent.prices.cost)
-        return await agent.summaries.fit(policy, plan, terms)
+        fitted = await agent.summaries.fit(policy, plan, terms)
+        self._bought, self._summarised = fitted.paid, fitted.place
+        return fitted
 
     async def _buy_summary(self, request: ModelRequest) -> ModelReply:
         """Ask for a summary, of which nobody is shown anything while it is written."""
@@ -295,7 +311,13 @@ class _Iteration:
             pass
 
         await self._writer.check()
-        return await self._ask(request, unheard)
+        try:
+            reply = await self._ask(request, unheard)
+        except ModelError as exc:
+            self._bought += self._paid(exc.paid)
+            raise
+        self._bought += self._paid(reply)
+        return reply
 
     async def _call_model(self, request: ModelRequest) -> ModelReply:
         agent, state = self._agent, self._writer.state
@@ -348,40 +370,3 @@ async def told_end(agent: Agent, state: RunState) -> None:
             await live.forget(agent.store, state.run_id)
         except Exception as exc:  # an adapter may raise anything, and the run is over
             log.warning("the live text stays: %s", type(exc).__name__, extra={"run_id": state.run_id})
-
-
-async def _watched(
-    work: Coroutine[Any, Any, list[str]], watch: Callable[[], Coroutine[Any, Any, None]], after: float
-) -> list[str]:
-    """Run `work`; when it takes longer than `after` seconds, `watch` looks at the store meanwhile.
-
-    What the watch raises stops the work and comes out.
-    """
-    working = asyncio.create_task(work)
-    tasks: list[asyncio.Task[Any]] = [working]
-    try:
-        await asyncio.wait(tasks, timeout=after)
-        if not working.done():
-            tasks.append(asyncio.create_task(watch()))
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            await _stop([working])
-            tasks[-1].result()
-        return working.result()
-    finally:
-        await _stop(tasks)
-
-
-async def _stop(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel tasks and wait for their end, which saves what is finished, even when cancelled again meanwhile:
-    a watch that went on would renew the claim of an attempt that is over. How they ended is swallowed."""
-    running = [task for task in tasks if not task.done()]
-    for task in running:
-        task.cancel()
-    try:
-        if running:
-            await uninterrupted(asyncio.wait(running))
-    finally:
-        for task in tasks:
-            if task.done() and not task.cancelled():
-                task.exception()

@@ -282,8 +282,9 @@ class ModelReply:
     """What the model answered. With calls, the run goes on; without, `text` is the answer. `native` is what
     its provider wants back beside them. `passed_over` names the models that should have answered, each with
     why it did not. `model` is what answered, `asked` the name that was asked for, and `host` who was asked:
-    they say what the reply costs. `stop_reason` is `stop`, `tool_calls`, `length`, `content_filter` or a word
-    of the provider's own."""
+    they say what the reply costs; `also_paid` are replies of models that were passed over, as far as these
+    had counted them. `stop_reason` is `stop`, `tool_calls`, `length`, `content_filter` or a word of the
+    provider's own."""
 
     text: str = ""
     calls: Sequence[RequestedCall] = ()
@@ -295,6 +296,12 @@ class ModelReply:
     passed_over: Sequence[str] = ()
     asked: str | None = None
     host: str | None = None
+    also_paid: Sequence[ModelReply] = ()
+
+    @property
+    def bought(self) -> list[ModelReply]:
+        """All that was paid for to have this one, which is the last."""
+        return [*self.also_paid, self]
 
 
 OnText = Callable[[str], Awaitable[None]]

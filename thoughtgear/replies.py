@@ -29,8 +29,12 @@ NESTING_ROOM = 16
 
 def accept(agent: Agent, reply: ModelReply, iteration: int) -> tuple[Message, list[CallRecord]]:
     """Turn a reply into its message and the ledger rows of its calls. Raises `ModelRejectedError` for one
-    over the limits."""
-    _check(reply, agent.limits)
+    over the limits, which is paid for all the same."""
+    try:
+        _check(reply, agent.limits)
+    except ModelRejectedError as exc:
+        exc.paid = reply
+        raise
     calls = [_call(call, f"{iteration}.{index}") for index, call in enumerate(reply.calls)]
     message = unnumbered(
         role="assistant",

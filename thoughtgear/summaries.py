@@ -130,6 +130,7 @@ class Summaries:
         except ModelError as exc:
             reply = exc.paid if isinstance(exc.paid, ModelReply) else ModelReply()
             log.warning("a summary could not be had: %s", exc, extra={"run_id": terms.run_id})
+        made.paid += [(each.usage, terms.cost(each)) for each in reply.also_paid]
         text = reply.text.strip()[:letters]
         paid = (reply.usage, terms.cost(reply))
         if not text:

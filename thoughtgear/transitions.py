@@ -25,6 +25,9 @@ from thoughtgear.models import (
 )
 from thoughtgear.structured import Answer
 
+Paid = tuple[Usage, float | None]
+"""What was counted of something that was bought, and its cost in US dollars; None where nobody knows it."""
+
 ABSORBED_KEPT = 512
 """Request ids of absorbed messages that a run remembers."""
 
@@ -53,12 +56,11 @@ def save_reply(
     parent: Parent | None = None,
     answer: Answer | None = None,
     summarised: int = 0,
-    summaries: Sequence[tuple[Usage, float | None]] = (),
+    paid: Sequence[Paid] = (),
 ) -> list[Message]:
     """Append the messages that the model saw and its reply; a reply without calls completes the turn.
     `parent` is how much of the conversation it saw, which is frozen by this. `answer` is what the check of a
-    final answer found, where there is one. `summaries` is what was counted for those that stand for
-    `summarised` turns, and what they cost."""
+    final answer found, where there is one. `paid` is of what was bought beside the reply; see `pay`."""
     go_on(state)
     if parent is not None and state.parent is not None and parent.run_id == state.parent.run_id:
         state.parent = parent
@@ -66,9 +68,7 @@ def save_reply(
     state.lost_replies = 0
     state.usage = state.usage + reply.usage if reply.usage else state.usage
     state.bill = state.bill.plus(reply.cost)
-    for usage, cost in summaries:
-        state.usage, state.bill = state.usage + usage, state.bill.plus(cost)
-    state.summarised = max(state.summarised, summarised)
+    pay(state, paid, summarised)
     messages = [*absorb(state, seen), reply]
     state.ledger = [row.model_copy() for row in rows]
     if rows:
@@ -89,14 +89,28 @@ def send_back(state: RunState, limits: Limits, refusal: str) -> list[Message]:
 
 
 def lose_reply(
-    state: RunState, paid: Usage | None = None, cost: float | None = None, *, begun: bool = True
+    state: RunState, paid: Sequence[Paid] = (), summarised: int = 0, *, begun: bool = True
 ) -> list[Message]:
-    """Count a reply that had `begun` and broke off, or that is none; `paid` is what was counted of it."""
+    """Count a reply that had `begun` and broke off, or that is none; `paid` is of it, and of what was bought
+    before it; see `pay`."""
     go_on(state)
     state.lost_replies += begun
-    if paid is not None:
-        state.usage, state.bill = state.usage + paid, state.bill.plus(cost)
+    pay(state, paid, summarised)
     return []
+
+
+def pay(state: RunState, paid: Sequence[Paid], summarised: int) -> None:
+    """Put on the bill what no message has: summaries, which stand for `summarised` turns, and lost
+    replies."""
+    for usage, cost in paid:
+        state.usage, state.bill = state.usage + usage, state.bill.plus(cost)
+    state.summarised = max(state.summarised, summarised)
+
+
+def cancel_run(state: RunState, paid: Sequence[Paid], summarised: int) -> list[Message]:
+    """End the run as cancelled, with what was bought for a reply that did not come."""
+    pay(state, paid, summarised)
+    return end_run(state, "cancelled")
 
 
 def absorb(state: RunState, items: Sequence[InboxItem]) -> list[Message]:

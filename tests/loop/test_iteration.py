@@ -28,7 +28,8 @@ from thoughtgear.errors import (
 from thoughtgear.executors.local import LocalExecutor
 from thoughtgear.handler import PromptHandler
 from thoughtgear.loop import Limits
-from thoughtgear.models import Message, now
+from thoughtgear.models import Message, Usage, now
+from thoughtgear.prices import Price
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, OnText, RequestedCall
 from thoughtgear.providers.scripted import ScriptedProvider, call
 from thoughtgear.testing import FaultyStore
@@ -896,3 +897,20 @@ def test_sync_handler(tmp_path: Path) -> None:
     assert handler.handle_prompt_sync("one").output == "one"
     assert handler.handle_prompt_sync("two").output == "two"
     handler.close()
+
+
+@pytest.mark.parametrize("limits", [Limits(tool_calls=2), Limits(reply_bytes=100)])
+async def test_a_reply_over_the_limits_is_on_the_bill(store: FaultyStore, limits: Limits) -> None:
+    """A reply that asks for too many calls, or is too large, fails the run and is on its bill."""
+    usage = Usage(input_tokens=70, output_tokens=30)
+    calls = [RequestedCall("double", '{"number": 1}')] * 50
+
+    class Paid(Model):
+        async def reply(self, request: ModelRequest, on_text: OnText) -> ModelReply:
+            return ModelReply(calls=calls, usage=usage, model="m")
+
+    prices = {"m": Price(input=1.0, output=2.0)}
+    handler = PromptHandler(model=Paid(), orm=store, tools=[double], limits=limits, prices=prices)
+    state = await handler.handle_prompt("go")
+    assert (state.status, state.error and state.error.type) == ("failed", "ModelRejectedError")
+    assert (state.usage, state.bill.spent) == (usage, pytest.approx(130e-6))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from test_context_policy import TURNS, flat, said
 
-from thoughtgear import Price, PromptHandler, Summarise, Trim, tool
+from thoughtgear import Limits, Price, PromptHandler, Summarise, Trim, tool
 from thoughtgear.adapters.memory import MemoryAdapter
 from thoughtgear.context import LEFT_OUT, tokens_of
 from thoughtgear.errors import ModelRejectedError, ModelUnavailableError
@@ -228,3 +228,68 @@ def test_the_summaries_cover_what_is_left_out(
         kept = [message for message in plan.joined("note") if message.text != "note"]
         gone = {id(message) for turn in covered for message in turn}
         assert [id(m) for m in [*earlier, *own] if id(m) not in gone] == [id(m) for m in kept]
+
+
+@pytest.mark.parametrize("how", ["refused", "too large", "unavailable"])
+async def test_summaries_are_on_the_bill_of_a_run_whose_reply_is_lost(db: str, how: str) -> None:
+    """Whether the model refuses what is asked with a summary, answers beyond the limits, or is out for a
+    while: what the summaries cost is on the bill, once each; a reply beyond the limits is, too."""
+    model = Model(20)
+    answer, lost = model.reply, []
+
+    async def reply(request: ModelRequest, on_text: OnText) -> ModelReply:
+        if SUMMARY not in text_of(request) or request.context.startswith(INSTRUCTION[:40]) or len(lost) > 1:
+            return await answer(request, on_text)
+        lost.append(request)
+        if how == "refused":
+            raise ModelRejectedError("no")
+        if how == "unavailable":
+            raise ModelUnavailableError("later", retry_after=0.01)
+        return ModelReply("x" * 5000, usage=COUNTED, model="m")
+
+    model.reply = reply  # type: ignore[method-assign]
+    async with handler_of(model, db, limits=Limits(reply_bytes=4000)) as handler:
+        state = await handler.handle_prompt("Look.")
+    assert (state.status, len(lost)) == (("done", 2) if how == "unavailable" else ("failed", 1))
+    assert model.summaries
+    paid = len(model.requests) + len(model.summaries) + (how == "too large")
+    assert state.usage.input_tokens == 100 * paid
+    assert state.bill.spent == pytest.approx(paid * 0.001)
+
+
+async def test_an_empty_summary_is_on_the_bill_of_a_lost_reply(db: str) -> None:
+    """What an empty summary cost is on the bill, though the reply after it is lost."""
+    model = Model(20, lambda request, n: ModelReply(" ", usage=COUNTED, model="m"))
+    answer = model.reply
+
+    async def reply(request: ModelRequest, on_text: OnText) -> ModelReply:
+        if LEFT_OUT in text_of(request):
+            raise ModelRejectedError("no")
+        return await answer(request, on_text)
+
+    model.reply = reply  # type: ignore[method-assign]
+    async with handler_of(model, db) as handler:
+        state = await handler.handle_prompt("Look.")
+    assert (state.status, len(model.summaries)) == ("failed", 1)
+    assert state.usage.input_tokens == 100 * (len(model.requests) + 1)
+
+
+async def test_summaries_are_on_the_bill_of_a_run_that_is_cancelled(db: str) -> None:
+    """A run that is cancelled while it waits for its reply has the summaries before it on its bill."""
+    model = Model(20)
+    answer, asked = model.reply, asyncio.Event()
+
+    async def reply(request: ModelRequest, on_text: OnText) -> ModelReply:
+        if SUMMARY in text_of(request) and not request.context.startswith(INSTRUCTION[:40]):
+            asked.set()
+            await asyncio.Event().wait()
+        return await answer(request, on_text)
+
+    model.reply = reply  # type: ignore[method-assign]
+    async with asyncio.timeout(30), handler_of(model, db) as handler:
+        run = await handler.handle_prompt("Look.", wait=False)
+        await asked.wait()
+        await handler.cancel(run.run_id)
+        state = await handler.wait(run.run_id)
+    assert state.status == "cancelled"
+    assert state.usage.input_tokens == 100 * (len(model.requests) + len(model.summaries))

@@ -10,11 +10,12 @@ from dialects import ANTHROPIC, GEMINI, OPENAI
 from replay_server import Replay, plain, replay, stream
 from rich.console import Console
 
-from thoughtgear.errors import ConfigurationError, ModelUnavailableError
+from thoughtgear.errors import ConfigurationError, ModelError, ModelRejectedError, ModelUnavailableError
 from thoughtgear.handler import PromptHandler
-from thoughtgear.models import Message
+from thoughtgear.models import Message, Usage
+from thoughtgear.prices import Price
 from thoughtgear.prompts import File
-from thoughtgear.protocols import ModelRequest
+from thoughtgear.protocols import ModelReply, ModelRequest
 from thoughtgear.providers import fallback
 from thoughtgear.providers.fallback import FallbackModel
 from thoughtgear.providers.scripted import ScriptedProvider
@@ -148,6 +149,47 @@ async def test_no_reader_sees_two_replies_in_one(pair):
         await model.aclose()
     assert (reply.text, pieces) == ("By the third.", ["half", "By the third."])
     assert reply.passed_over == ["m-1: was out", "m-1: was out"]
+
+
+class Lost:
+    """A model whose reply is none, and paid for."""
+
+    def __init__(self, name: str, error: type[ModelError]) -> None:
+        self.model, self._error = name, error
+
+    async def reply(self, request, on_text):
+        failed = self._error("no")
+        failed.paid = ModelReply(usage=Usage(input_tokens=100), model=self.model)
+        raise failed
+
+    async def aclose(self) -> None: ...
+
+
+PAID = {name: Price(input=1e4, output=0) for name in ("m1", "m2", "m3")}
+
+
+async def test_replies_of_models_that_are_passed_over_are_on_the_bill(tmp_path):
+    """What a model that is passed over had counted is on the run's bill, at its own price, beside the reply
+    of the one that stood in for it."""
+    last = ScriptedProvider(replies=["Done."] * 2)
+    models = [Lost("m1", ModelUnavailableError), Lost("m2", ModelRejectedError)]
+    db, prices = f"sqlite:///{tmp_path}/r.db", [PAID, lambda reply: 0.25]
+    nested = FallbackModel([models[0], FallbackModel([Lost("m3", ModelUnavailableError), last])])
+    for model, fallback_ in ((models[0], [models[1], last]), (nested, [])):
+        async with PromptHandler(model=model, fallback=fallback_, db=db, prices=prices) as handler:
+            state = await handler.handle_prompt("Hello")
+            [_, reply] = await handler.history(state.run_id)
+        assert state.status == "done"
+        assert state.usage.input_tokens == 200 + reply.usage.input_tokens
+        assert state.bill.spent == pytest.approx(2 + (reply.cost or 0))
+
+
+async def test_replies_are_on_the_bill_when_no_model_can_answer():
+    """The error carries all that was paid for, one by one."""
+    model = FallbackModel([Lost("m1", ModelUnavailableError), Lost("m2", ModelRejectedError)])
+    with pytest.raises(ModelUnavailableError, match="No model can answer") as caught:
+        await model.reply(ModelRequest("", [Message(seq=0, role="user", text="Hi.")]), collect([]))
+    assert [each.model for each in caught.value.paid.bought] == ["m1", "m2"]
 
 
 async def test_when_all_are_out_the_run_goes_on_later(pair):

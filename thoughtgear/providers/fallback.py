@@ -62,18 +62,24 @@ class FallbackModel:
         """Ask until one answers. Raises `ModelRejectedError`, and `ModelUnavailableError` when all are out:
         it can be tried again when the first of them is back."""
         passed: list[str] = []
+        lost: list[ModelReply] = []
         said = Told(on_text)
         for place in self._due(passed):
             try:
                 reply = await place.model.reply(self._for(place, request), said)
             except (ModelUnavailableError, ModelRejectedError) as exc:
+                lost += exc.paid.bought if isinstance(exc.paid, ModelReply) else []
+                exc.paid = _together(lost)
                 self._pass_over(place, exc, passed, said=said.anything)
             else:
                 place.out_until = 0.0
-                return replace(reply, model=reply.model or place.model.model, passed_over=passed)
+                name, paid = reply.model or place.model.model, [*lost, *reply.also_paid]
+                return replace(reply, model=name, passed_over=passed, also_paid=paid)
         waits = [place.out_until - time.monotonic() for place in self._places]
         wait = min((wait for wait in waits if wait > 0), default=0.0)
-        raise ModelUnavailableError(f"No model can answer. {'; '.join(passed)}", retry_after=wait)
+        out = ModelUnavailableError(f"No model can answer. {'; '.join(passed)}", retry_after=wait)
+        out.paid = _together(lost)
+        raise out
 
     def _due(self, passed: list[str]) -> list[_Place]:
         """The models to ask: those that are not out, or else the one that is back first."""
@@ -113,3 +119,8 @@ class FallbackModel:
         """Close all of them."""
         for place in self._places:
             await place.model.aclose()
+
+
+def _together(lost: Sequence[ModelReply]) -> ModelReply | None:
+    """Replies that were paid for and are none, as an error carries them."""
+    return replace(lost[-1], also_paid=lost[:-1]) if lost else None
