@@ -47,6 +47,12 @@ class Agent:
     prices: PriceList = field(default_factory=lambda: PriceList(None))
     pace: Pace | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.limits, Limits):
+            raise ConfigurationError("limits= is a Limits(…).")
+        if self.limits.cost is not None and self.prices.empty:
+            raise ConfigurationError("Limits(cost=…) needs prices=…, or it would never stop a run.")
+
     @cached_property
     def summaries(self) -> Summaries:
         """Those of its conversations."""

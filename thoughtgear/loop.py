@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
+from thoughtgear.errors import ConfigurationError
 from thoughtgear.models import OVER, RunError, RunState, Status, now
 from thoughtgear.payloads import IterationResult
 
@@ -17,7 +19,8 @@ class Limits:
     A run that reaches `iterations`, `tokens` (input and output together), `cost` (in US dollars, of the
     replies whose price is known), `seconds` (since its first iteration began, without what it waited for a
     person) or `lost_replies` (that began and broke off, in a row: a provider may charge for them) fails with
-    that reason; an answer that is already there still counts.
+    that reason; an answer that is already there still counts. Each is a number of 0 or more, and finite; only
+    the times and `cost` may have a fraction. Raises `ConfigurationError` for what is none.
     """
 
     iterations: int = 100
@@ -34,6 +37,16 @@ class Limits:
     inbox: int = 100
     metadata_bytes: int = 16_000
     cost: float | None = None
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            limit = getattr(self, each.name)
+            if limit is None and each.name == "cost":
+                continue
+            kinds = (int, float) if "float" in str(each.type) else (int,)
+            if isinstance(limit, bool) or not isinstance(limit, kinds) or not 0 <= limit < math.inf:
+                what = "finite number" if float in kinds else "whole number"
+                raise ConfigurationError(f"Limits({each.name}=…) is a {what} of 0 or more.")
 
 
 @dataclass(frozen=True)

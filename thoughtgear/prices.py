@@ -56,6 +56,7 @@ class PriceList:
 
     def __init__(self, prices: Prices | Sequence[Prices] | None) -> None:
         several = [] if prices is None else prices if isinstance(prices, list | tuple) else [prices]
+        self.empty = not any(each or callable(each) for each in several)
         self._pricings = [_pricing(each) for each in several]
 
     def cost(self, reply: ModelReply) -> float | None:

@@ -1,6 +1,7 @@
 """What replies and runs cost."""
 
 import io
+from dataclasses import fields
 
 import pytest
 from dialects import ANTHROPIC, DIALECTS
@@ -99,6 +100,26 @@ async def test_a_run_ends_at_its_limit_of_dollars(tmp_path, quick):
     state, _ = await run(tmp_path, again, prices=lambda reply: 0.25, limits=Limits(cost=0.5))
     assert (state.model_replies, state.status, state.error.type) == (2, "failed", "LimitExceededError")
     assert "its limit of 0.5 US dollars; Limits(cost=…)" in state.error.message
+
+
+@pytest.mark.parametrize("prices", [None, [], {}, [{}]])
+def test_a_limit_of_dollars_needs_prices(prices):
+    """A limit that would never stop a run is refused."""
+    with pytest.raises(ConfigurationError, match=r"needs prices=") as caught:
+        PromptHandler(model="scripted:echo", db="memory://", prices=prices, limits=Limits(cost=1.0))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [each.name for each in fields(Limits)])
+def test_a_limit_is_a_number(name):
+    """What is compared with a limit needs a finite number of 0 or more, and a size or a count a whole one."""
+    whole = name not in ("seconds", "model_seconds", "cost")
+    for wrong in (float("nan"), float("inf"), "5", True, -1, [], *([1.5] if whole else [])):
+        with pytest.raises(ConfigurationError, match=rf"^Limits\({name}=…\) is a "):
+            Limits(**{name: wrong})
+    assert getattr(Limits(**{name: 0}), name) == 0
+    with pytest.raises(ConfigurationError, match="limits= is a Limits"):
+        PromptHandler(model="scripted:echo", db="memory://", limits={name: 5})
 
 
 async def test_what_a_filter_stopped_has_its_price(tmp_path, quick):
