@@ -1,7 +1,8 @@
 """Deleting a run, or all that is stored of a user, with whatever belongs to nothing else.
 
 The store's own `delete_run` takes state, messages and files. Beside them lie the text of a reply under way,
-what was remembered for the run alone, and, when no run of its session is left, the session's head and memory.
+what was remembered for the run alone, the summaries of its session, which may tell of it, and, when no run of
+its session is left, the session's head and memory.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from thoughtgear.memory import scope_of, scope_prefix, sessions_prefix
 from thoughtgear.models import RunState
 from thoughtgear.protocols import Collection, Document, OrmAdapter, RunFilter
 from thoughtgear.sessions import head_key
+from thoughtgear.summaries import SUMMARIES, home_of, users_prefix
 
 FEW_SESSIONS = 10
 """For so many sessions the store is asked one by one whether they have runs."""
@@ -86,7 +88,9 @@ class Deletion:
     async def _delete(self, state: RunState) -> None:
         await self._beside(state.run_id, state.stream)
         await self._clear("files", f"{state.run_id}/")
+        await self._summaries(home_of(state))
         await self._store.delete_run(state.run_id)
+        await self._summaries(home_of(state))  # who wrote one meanwhile may have found the run there
         if not state.over:
             await self._beside(state.run_id, state.stream)  # whoever worked on it may have written meanwhile
         self.deleted.runs += 1
@@ -106,10 +110,18 @@ class Deletion:
             raise
 
     async def unreadable(self, run_id: str) -> None:
-        """Delete a run whose state is damaged: what its id names. Nobody knows of its session."""
+        """Delete a run whose state is damaged: what its id names. Nobody knows of its session, so that the
+        summaries of all sessions go."""
         await self._clear("files", f"{run_id}/")
+        await self._summaries(SUMMARIES)
         await self._finish(run_id)
+        await self._summaries(SUMMARIES)
         self.deleted.runs += 1
+
+    async def _summaries(self, prefix: str) -> None:
+        """Delete summaries, those too that are written while they are listed."""
+        while await self._store.list_documents("files", prefix, limit=1):
+            await self._clear("files", prefix)
 
     async def _beside(self, run_id: str, streamed: bool) -> None:
         if streamed:
@@ -181,10 +193,11 @@ class Deletion:
         await each([key for key in ended if key not in others], forget)
 
     async def user(self, user_id: str) -> None:
-        """Delete what is remembered for a user, and the user's cached results."""
+        """Delete what is remembered for a user, the user's cached results, and summaries that are left."""
         for prefix in (scope_prefix(f"user:{user_id}"), sessions_prefix(user_id)):
             await self._clear("memory", prefix)
         await self._clear("cache", cache.prefix_of(user_id))
+        await self._summaries(users_prefix(user_id))
 
     async def _others(self, sessions: dict[str, RunState]) -> dict[str, str]:
         """Return of each of these sessions that has another run than this one the id of such a run. A few

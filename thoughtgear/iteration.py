@@ -32,7 +32,7 @@ from thoughtgear.models import InboxItem, Message, Parent, RunState, Usage, now
 from thoughtgear.payloads import IterationResult
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, OnText
 from thoughtgear.replies import accept, bounded, storable
-from thoughtgear.summaries import Fitted, Terms
+from thoughtgear.summaries import Fitted, Terms, home_of
 from thoughtgear.transitions import Paid, as_message, cancel_run, close_calls, end_run, lose_reply, save_reply
 from thoughtgear.watching import watched
 
@@ -299,7 +299,8 @@ class _Iteration:
         if not isinstance(policy, Summarise):
             return Fitted(plan.joined(LEFT_OUT))
         agent, state = self._agent, self._writer.state
-        terms = Terms(state.run_id, state.summarised, self._buy_summary, agent.prices.cost)
+        home = home_of(state)
+        terms = Terms(state.run_id, state.summarised, home, self._buy_summary, agent.prices.cost)
         fitted = await agent.summaries.fit(policy, plan, terms)
         self._bought, self._summarised = fitted.paid, fitted.place
         return fitted

@@ -1,7 +1,9 @@
-"""Summaries of what is left out of a long conversation, each bought once and kept with its run.
+"""Summaries of what is left out of a long conversation, each bought once and kept with its session.
 
-A summary is a document of `files` under the run of the last message that it covers, so that it is deleted
-with it. Its key names all that it covers: whoever sends the same conversation finds it.
+A summary is a document of `files`, under the session of its run, or under its run where that has no session.
+Its key names all that it covers: whoever sends the same conversation finds it. Whoever deletes a run deletes
+all summaries of its session afterwards; whoever writes one looks afterwards whether the runs are still there.
+So none outlives a run that it tells of, whichever comes first.
 """
 
 from __future__ import annotations
@@ -9,21 +11,29 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import dataclass, field
 from hashlib import sha256
 
 from pydantic import ValidationError
 
+from thoughtgear.batches import find_run
+from thoughtgear.commit import uninterrupted
 from thoughtgear.context import LEFT_OUT, LETTERS_A_TOKEN, Plan, Summarise
 from thoughtgear.errors import ConflictError, ModelError, StoreError
-from thoughtgear.models import FORMAT, Message, Record, Usage
+from thoughtgear.models import FORMAT, Message, Record, RunState, Usage
 from thoughtgear.protocols import ModelReply, ModelRequest, OrmAdapter
 
 OUT_SECONDS = 60.0
 """How long a summary that could not be had is not asked for again by this process."""
 
 OUT_KEPT = 1000
+
+SUMMARIES = "_summaries/"
+"""What the keys of the summaries of all sessions begin with, in `files`. No run id begins so."""
+
+HELD = 100
+"""So many summaries that may not be stored are kept by a process."""
 
 SUMMARY = "(A summary of earlier messages of this conversation, which are left out here.)"
 
@@ -62,13 +72,22 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Terms:
-    """Who needs a summary, a run that has counted those of `summarised` turns; how one is bought, and what a
-    reply costs."""
+    """Who needs a summary, a run that has counted those of `summarised` turns; under which prefix it is kept;
+    how one is bought, and what a reply costs."""
 
     run_id: str
     summarised: int
+    home: str
     buy: Buy
     cost: Callable[[ModelReply], float | None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A summary by its key, and the runs whose text is in it."""
+
+    key: str
+    runs: Set[str]
 
 
 class Summaries:
@@ -77,6 +96,7 @@ class Summaries:
     def __init__(self, store: OrmAdapter) -> None:
         self._store = store
         self._out: dict[str, float] = {}
+        self._held: dict[str, Summary] = {}
 
     async def fit(self, policy: Summarise, plan: Plan, terms: Terms) -> Fitted:
         """Return the conversation with a summary in place of what is left out; where that can't be had, with
@@ -87,7 +107,8 @@ class Summaries:
         reached = max(known) + 1 if known else 0
         for number in range(reached, len(plan.cuts)):
             request = _request(policy, plan.covered(number), text)
-            found = await self._buy(_key(plan, number), request, policy.summary_letters, terms, made)
+            wanted = _wanted(plan, number, terms)
+            found = await self._buy(wanted, request, policy.summary_letters, terms, made)
             if not found:
                 break
             text, reached = found, number + 1
@@ -104,7 +125,7 @@ class Summaries:
         for number in reversed(range(len(plan.cuts))):
             if known and plan.cuts[number] <= terms.summarised:
                 break
-            found = await self._find(_key(plan, number))
+            found = await self._find(_wanted(plan, number, terms).key)
             if found is None:
                 continue
             known[number] = found
@@ -115,15 +136,17 @@ class Summaries:
     async def _find(self, key: str) -> Summary | None:
         try:
             document = await self._store.get_document("files", key)
-            return Summary.model_validate_json(document.value) if document else None
+            return Summary.model_validate_json(document.value) if document else self._held.get(key)
         except (StoreError, ValidationError) as exc:
             log.warning("a summary could not be read: %s", type(exc).__name__)
             return None
 
-    async def _buy(self, key: str, request: ModelRequest, letters: int, terms: Terms, made: Fitted) -> str:
+    async def _buy(
+        self, wanted: Wanted, request: ModelRequest, letters: int, terms: Terms, made: Fitted
+    ) -> str:
         """Have the model write a summary and keep it; nothing where that fails. Of two at once the first one
         stays, and both are paid for."""
-        if self._out.get(key, 0.0) > time.monotonic():
+        if self._out.get(wanted.key, 0.0) > time.monotonic():
             return ""
         try:
             reply = await terms.buy(request)
@@ -134,22 +157,52 @@ class Summaries:
         text = reply.text.strip()[:letters]
         paid = (reply.usage, terms.cost(reply))
         if not text:
-            self._leave_alone(key)
+            self._leave_alone(wanted.key)
             made.paid += [paid] if reply.usage.total_tokens else []
             return ""
         made.paid.append(paid)
-        return await self._keep(key, Summary(text=text, bought_by=terms.run_id, usage=paid[0], cost=paid[1]))
+        summary = Summary(text=text, bought_by=terms.run_id, usage=paid[0], cost=paid[1])
+        return await uninterrupted(self._keep(wanted, summary))  # a deletion may be what interrupts it
 
-    async def _keep(self, key: str, summary: Summary) -> str:
-        """Store it; return the text of the one that is there then."""
+    async def _keep(self, wanted: Wanted, summary: Summary) -> str:
+        """Store it, unless a run of it is gone; return the text of the one that is there then."""
         try:
-            await self._store.put_document("files", key, summary.model_dump_json().encode(), tag=None)
+            await self._store.put_document("files", wanted.key, summary.model_dump_json().encode(), tag=None)
         except ConflictError:
-            found = await self._find(key)
+            found = await self._find(wanted.key)
             return found.text if found else summary.text
-        except StoreError as exc:
+        except StoreError as exc:  # it may be there all the same
             log.warning("a summary could not be kept: %s", type(exc).__name__)
+        if not await self._stays(wanted):
+            self._hold(wanted.key, summary)
+            await self._remove(wanted.key)
         return summary.text
+
+    async def _stays(self, wanted: Wanted) -> bool:
+        """Whether all runs are still there; who deletes one from now on finds the summary."""
+        try:
+            for run_id in wanted.runs:
+                if await find_run(self._store, run_id) is None:
+                    return False
+        except StoreError as exc:
+            log.warning("the runs of a summary could not be read: %s", type(exc).__name__)
+            return False
+        return True
+
+    async def _remove(self, key: str) -> None:
+        try:
+            if (document := await self._store.get_document("files", key)) is not None:
+                await self._store.put_document("files", key, None, tag=document.tag)
+        except ConflictError:
+            pass  # whoever was faster has deleted it, or written it anew and looks himself
+        except StoreError as exc:
+            log.warning("a summary of a deleted run could not be removed: %s", type(exc).__name__)
+
+    def _hold(self, key: str, summary: Summary) -> None:
+        """Keep in the process what may not be stored, else a run that goes on buys it each time."""
+        if len(self._held) >= HELD:
+            self._held.clear()
+        self._held[key] = summary
 
     def _leave_alone(self, key: str) -> None:
         if len(self._out) >= OUT_KEPT:
@@ -157,11 +210,32 @@ class Summaries:
         self._out[key] = time.monotonic() + OUT_SECONDS
 
 
-def _key(plan: Plan, number: int) -> str:
+def home_of(state: RunState) -> str:
+    """Return what the keys of the summaries of a run's session begin with, or of the run's own where it has
+    none. One user's session is never another's, whatever it is called."""
+    if state.session_id is None:
+        return f"{state.run_id}/summary-"
+    return f"{users_prefix(state.user_id)}{_hash(state.session_id)}/"
+
+
+def users_prefix(user_id: str | None) -> str:
+    """Return what the keys of the summaries of all sessions of a user begin with."""
+    return f"{SUMMARIES}{_hash(user_id)}/"
+
+
+def is_summary(key: str) -> bool:
+    """Whether a key of `files` is that of a summary."""
+    return key.startswith(SUMMARIES) or key.partition("/")[2].startswith("summary-")
+
+
+def _hash(name: object) -> str:
+    return sha256(json.dumps(name).encode()).hexdigest()[:32]
+
+
+def _wanted(plan: Plan, number: int, terms: Terms) -> Wanted:
     """Names all the messages that a summary covers, which never change."""
     covered = [(run_id, message.seq) for run_id, turn in plan.left_out(plan.cuts[number]) for message in turn]
-    run_id, seq = covered[-1]
-    return f"{run_id}/summary-{seq}-{sha256(json.dumps(covered).encode()).hexdigest()[:32]}"
+    return Wanted(f"{terms.home}{_hash(covered)}", {terms.run_id, *(run_id for run_id, _ in covered)})
 
 
 def _request(policy: Summarise, turns: Sequence[Sequence[Message]], before: str) -> ModelRequest:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,14 @@ from test_context_policy import TURNS, flat, said
 from thoughtgear import Limits, Price, PromptHandler, Summarise, Trim, tool
 from thoughtgear.adapters.memory import MemoryAdapter
 from thoughtgear.context import LEFT_OUT, tokens_of
-from thoughtgear.errors import ModelRejectedError, ModelUnavailableError
+from thoughtgear.deletion import delete_run, delete_user
+from thoughtgear.errors import ModelRejectedError, ModelUnavailableError, RunNotFoundError
 from thoughtgear.models import Message, Usage
 from thoughtgear.protocols import ModelReply, ModelRequest, OnText, RequestedCall
+from thoughtgear.registry import open_store
 from thoughtgear.summaries import INSTRUCTION, SUMMARY, Summaries, Terms
+from thoughtgear.testing import new_run
+from thoughtgear.transfer import StoreCopy
 
 BUDGET = 2000
 COUNTED = Usage(input_tokens=100, output_tokens=10)
@@ -44,10 +50,13 @@ class Model:
         self.requests: list[ModelRequest] = []
         self.summaries: list[ModelRequest] = []
         self.fails_with: Exception | None = None
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
 
     async def reply(self, request: ModelRequest, on_text: OnText) -> ModelReply:
         if request.context.startswith(INSTRUCTION[:40]):
             self.summaries.append(request)
+            if self.meanwhile is not None:
+                await self.meanwhile()
             return self.write(request, len(self.summaries))
         if self.fails_with is not None and SUMMARY in text_of(request):
             raised, self.fails_with = self.fails_with, None
@@ -67,8 +76,8 @@ def text_of(request: ModelRequest) -> str:
 
 
 def handler_of(model: Model, db: str, **more: object) -> PromptHandler:
-    policy = Summarise(tokens=BUDGET)
-    return PromptHandler(model=model, db=db, tools=[look], context_policy=policy, prices=PRICES, **more)  # type: ignore[arg-type]
+    given = {"context_policy": Summarise(tokens=BUDGET), "prices": PRICES, **more}
+    return PromptHandler(model=model, db=db, tools=[look], **given)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -125,8 +134,8 @@ async def test_a_summary_is_not_bought_again_after_a_crash(db: str) -> None:
 
 
 async def test_the_runs_of_a_session_share_their_summaries(db: str) -> None:
-    """What one run of a session had summarised of the earlier ones, the next one finds; deleting the run that
-    it is kept with deletes it."""
+    """What one run of a session had summarised of the earlier ones, the next one finds; deleting a run of the
+    session deletes its summaries, those too that tell of later runs."""
     model = Model(30)
     async with handler_of(model, db) as handler:
         first = await handler.handle_prompt("Look.", session_id="s")
@@ -141,11 +150,78 @@ async def test_the_runs_of_a_session_share_their_summaries(db: str) -> None:
         state = await handler.handle_prompt("Once more.", session_id="s")
         assert (state.status, len(model.summaries)) == ("done", mine)
         assert SUMMARY in text_of(model.requests[-1])
-        keys = await handler.store.list_documents("files", f"{first.run_id}/summary-")
-        assert keys
-        await handler.store.delete_run(first.run_id)
-        assert await handler.store.list_documents("files", f"{first.run_id}/") == []
+        assert await handler.store.list_documents("files")
+        await delete_run(handler.store, first.run_id)
+        assert await handler.store.list_documents("files") == []
     assert shown
+
+
+@pytest.mark.parametrize("session", ["s", None])
+async def test_a_summary_that_comes_after_the_deletion_of_its_user_does_not_stay(
+    db: str, session: str | None
+) -> None:
+    """A user who is deleted while a summary is written leaves nothing: it is stored after the runs are gone,
+    and removed again."""
+    model = Model(20)
+    async with handler_of(model, db) as handler:
+
+        async def delete() -> None:
+            model.meanwhile = None
+            await delete_user(handler.store, "ann", force=True)
+
+        model.meanwhile = delete
+        with pytest.raises(RunNotFoundError):
+            await handler.handle_prompt("Look.", session_id=session, user_id="ann")
+        assert model.summaries
+        assert await handler.store.list_documents("files") == []
+
+
+async def test_the_summary_of_a_run_that_is_deleted_meanwhile_does_not_stay(db: str) -> None:
+    """A run that has an earlier one of its session summarised while that is deleted stores no summary of it,
+    and goes on with what it has bought: none is bought twice."""
+    model = Model(20)
+    async with handler_of(model, db, context_policy=None) as handler:
+        first = await handler.handle_prompt("Look.", session_id="s")
+    async with handler_of(model, db) as handler:
+
+        async def delete() -> None:
+            model.meanwhile = None
+            await delete_run(handler.store, first.run_id)
+
+        model.meanwhile = delete
+        state = await handler.handle_prompt("Again.", session_id="s")
+        assert state.status == "done"
+        assert await handler.store.list_documents("files") == []
+    asked = [request.messages[0].text for request in model.summaries]
+    assert len(asked) == len(set(asked)) < 10
+
+
+async def test_deleting_a_damaged_run_deletes_all_summaries(tmp_path: Path) -> None:
+    """Of a run that can't be read nobody knows the session: its deletion by force deletes the summaries of
+    all sessions."""
+    model = Model(20)
+    async with handler_of(model, f"sqlite:///{tmp_path}/runs.db") as handler:
+        state = await handler.handle_prompt("Look.", session_id="s")
+        assert await handler.store.list_documents("files")
+        with closing(sqlite3.connect(tmp_path / "runs.db")) as connection:
+            connection.execute("UPDATE run_states SET body = '{'")
+            connection.commit()
+        await delete_run(handler.store, state.run_id, force=True)
+        assert await handler.store.list_documents("files") == []
+
+
+async def test_a_copy_leaves_summaries_behind(db: str, tmp_path: Path) -> None:
+    """Summaries are not copied, and two stores that both have one are copied without a conflict."""
+    async with handler_of(Model(20), db) as handler:
+        target = open_store(f"sqlite:///{tmp_path}/other.db")
+        await handler.handle_prompt("Look.", session_id="s")
+        await StoreCopy(handler.store, target).run()
+        assert await target.list_documents("files") == []
+        [key, *_] = await handler.store.list_documents("files")
+        await target.put_document("files", key, b"its own", tag=None)
+        assert (await StoreCopy(handler.store, target).run()).complete
+        assert await target.list_documents("files") == [key]
+        await target.aclose()
 
 
 @pytest.mark.parametrize("how", ["rejected", "unavailable", "empty", "blank"])
@@ -174,6 +250,7 @@ async def test_without_a_summary_it_is_trimmed(db: str, how: str) -> None:
 async def test_of_two_that_are_bought_at_once_one_stays() -> None:
     """Two workers that buy the same summary at once send the same one, and each has its own on the bill."""
     store, both = MemoryAdapter(), asyncio.Barrier(2)
+    await store.save_run(new_run("r", version=1), [])
     policy = Summarise(tokens=BUDGET)
     own = flat([said("user", 5), *[said("assistant", 3000) for _ in range(3)]])
     numbered = [message.model_copy(update={"seq": seq}) for seq, message in enumerate(own)]
@@ -185,7 +262,7 @@ async def test_of_two_that_are_bought_at_once_one_stays() -> None:
             await both.wait()
             return ModelReply(f"By {name}.", usage=COUNTED)
 
-        fitted = await Summaries(store).fit(policy, plan, Terms("r", 0, buy, lambda reply: 0.5))
+        fitted = await Summaries(store).fit(policy, plan, Terms("r", 0, "r/summary-", buy, lambda reply: 0.5))
         return "".join(message.text for message in fitted.messages), fitted.paid
 
     async with asyncio.timeout(10):
@@ -197,6 +274,7 @@ async def test_of_two_that_are_bought_at_once_one_stays() -> None:
 async def test_a_damaged_summary_is_written_anew_and_a_long_one_is_cut() -> None:
     """What can't be read counts as absent; what is longer than its room is cut to it."""
     store, policy = MemoryAdapter(), Summarise(tokens=BUDGET)
+    await store.save_run(new_run("r", version=1), [])
     own = flat([said("user", 5), *[said("assistant", 3000) for _ in range(3)]])
     numbered = [message.model_copy(update={"seq": seq}) for seq, message in enumerate(own)]
     plan = policy.plan([], "r", numbered, "", [])
@@ -204,7 +282,7 @@ async def test_a_damaged_summary_is_written_anew_and_a_long_one_is_cut() -> None
     async def buy(request: ModelRequest) -> ModelReply:
         return ModelReply("x" * 100_000)
 
-    terms = Terms("r", 0, buy, lambda reply: None)
+    terms = Terms("r", 0, "r/summary-", buy, lambda reply: None)
     await Summaries(store).fit(policy, plan, terms)
     [key] = await store.list_documents("files", "r/")
     document = await store.get_document("files", key)

@@ -16,6 +16,7 @@ from thoughtgear.ids import check_run_id
 from thoughtgear.live import LIVE
 from thoughtgear.protocols import Collection, Document, OrmAdapter
 from thoughtgear.sessions import HEADS, recent_runs
+from thoughtgear.summaries import is_summary
 from thoughtgear.transfer.reading import reading_document
 from thoughtgear.transfer.report import Count
 
@@ -34,10 +35,11 @@ class DocumentCopier:
         self._written: dict[str, str | None] = {}
 
     async def keys(self) -> AsyncIterator[str]:
-        """Yield the keys of the source, less the text of replies under way: it is gone with its reply."""
+        """Yield the keys of the source, less the text of replies under way, which is gone with its reply, and
+        summaries: the target may have deleted what they tell of, or have its own, and buys what it lacks."""
         async for page in key_pages(self._source, self.collection):
             for key in page:
-                if not (self.collection == "cache" and key.startswith(LIVE)):
+                if not _stays_behind(self.collection, key):
                     yield key
 
     async def lacking(self) -> AsyncIterator[str]:
@@ -51,7 +53,7 @@ class DocumentCopier:
         async for page in key_pages(self._source, self.collection):
             there = await self._there(after, page[-1])
             for key in page:
-                if key not in there:
+                if key not in there and not _stays_behind(self.collection, key):
                     yield key
             after = page[-1]
 
@@ -100,6 +102,10 @@ class DocumentCopier:
         written = theirs.key in self._written and self._written[theirs.key] == theirs.tag
         head = self.collection == "memory" and theirs.key.startswith(HEADS)
         return written or self._replace or (head and _is_older(theirs, ours))
+
+
+def _stays_behind(collection: Collection, key: str) -> bool:
+    return key.startswith(LIVE) if collection == "cache" else collection == "files" and is_summary(key)
 
 
 def owner_of(collection: Collection, key: str) -> str | None:
