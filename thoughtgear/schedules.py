@@ -60,6 +60,9 @@ CATCH_UP = timedelta(hours=1)
 
 RPC = timedelta(seconds=10)
 
+LONGEST = timedelta(days=3653)
+"""The longest interval."""
+
 
 @dataclass(frozen=True)
 class Firing:
@@ -74,8 +77,10 @@ class Firing:
 class RunSchedule:
     """A schedule. A list has the first five facts; the prompt is None where this client lacks its key.
 
-    `when` is its cron expression, or `every …`; `next` are the times of the next firings. `runs` are those
-    that it started last, `running` those that go on; `fired` and `skipped` count since it was created.
+    `unreadable` says why this client can't read what the schedule starts: a worker with the same keys can't
+    either, and the runs wait for one that can. `when` is its cron expression, or `every …`; `next` are the
+    times of the next firings. `runs` are those that it started last, `running` those that go on; `fired` and
+    `skipped` count since it was created.
     """
 
     name: str
@@ -93,6 +98,7 @@ class RunSchedule:
     skipped: int = 0
     runs: tuple[Firing, ...] = ()
     running: tuple[Firing, ...] = ()
+    unreadable: str | None = None
 
 
 async def create_schedule(
@@ -114,14 +120,14 @@ async def create_schedule(
     """Have a handler's workers run this prompt at the times of `cron`, five to seven fields in `timezone`
     (default: UTC), or `every` so often.
 
-    The server checks the times. Raises `InvalidInputError`, `ScheduleExistsError`, `ConfigurationError` where
-    encryption is required and the client has no codec, and `RPCError` where the server can't be reached.
+    The server checks the times; times that never come are refused. Raises `InvalidInputError`,
+    `ScheduleExistsError`, `ConfigurationError` where encryption is required and the client has no codec, and
+    `RPCError` where the server can't be reached.
     """
     require_codec(client)
     check_label(name, "schedule name")
+    check_label(task_queue, "task queue")
     given = _given(prompt, handler, session_id, user_id, metadata)
-    if overlap not in OVERLAPS:
-        raise InvalidInputError(f"overlap is one of {', '.join(OVERLAPS)}.")
     action = ScheduleActionStartWorkflow(
         WORKFLOW,
         sparse(given),
@@ -130,10 +136,13 @@ async def create_schedule(
         static_summary=f"thoughtgear · {handler}",
         static_details=f"A run of the handler `{handler}`, started by the schedule `{name}`.",
     )
-    policy = SchedulePolicy(overlap=OVERLAPS[overlap], catchup_window=CATCH_UP)
+    policy = SchedulePolicy(overlap=_policy(overlap), catchup_window=CATCH_UP)
     schedule = Schedule(action, _spec(cron, every, timezone), policy, ScheduleState(paused=paused))
     with _told(name):
-        await client.create_schedule(name, schedule, rpc_timeout=RPC)
+        handle = await client.create_schedule(name, schedule, rpc_timeout=RPC)
+        if not (await handle.describe(rpc_timeout=RPC)).info.next_action_times:
+            await handle.delete(rpc_timeout=RPC)
+            raise InvalidInputError("The schedule would never fire: its times do not come.")
 
 
 async def list_schedules(client: Client) -> list[RunSchedule]:
@@ -174,7 +183,7 @@ async def trigger_schedule(client: Client, name: str, overlap: Overlap | None = 
     """Have it fire now, also while paused. While a run of it goes on, `overlap` (default: its own) says what
     becomes of that. Raises `ScheduleNotFoundError`."""
     await get_schedule(client, name)
-    policy = None if overlap is None else OVERLAPS[overlap]
+    policy = None if overlap is None else _policy(overlap)
     with _told(name):
         await client.get_schedule_handle(name).trigger(overlap=policy, rpc_timeout=RPC)
 
@@ -211,17 +220,27 @@ def _given(
     return RunInput(prompt, handler, None, session_id, user_id, metadata)
 
 
+def _policy(overlap: Overlap) -> ScheduleOverlapPolicy:
+    if not isinstance(overlap, str) or overlap not in OVERLAPS:
+        raise InvalidInputError(f"overlap is one of {', '.join(OVERLAPS)}.")
+    return OVERLAPS[overlap]
+
+
 def _spec(cron: str | None, every: timedelta | None, timezone: str | None) -> ScheduleSpec:
     if (cron is None) == (every is None):
         raise InvalidInputError("A schedule has a cron expression or an interval: give one of them.")
+    if not isinstance(cron, str | None) or not isinstance(timezone, str | None):
+        raise InvalidInputError("A cron expression and a time zone are texts.")
     if every is not None:
+        if not isinstance(every, timedelta) or every > LONGEST:
+            raise InvalidInputError("An interval is a timedelta of ten years at the most.")
         if timezone is not None:
             raise InvalidInputError("A time zone is of a cron expression; an interval needs none.")
         return ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)])
     text = (cron or "").strip()
     # The server keeps what it made of the expression; a comment is what it shows as it was written.
-    noted = text if "#" in text or text.startswith("@") else f"{text} # {text}"
-    return ScheduleSpec(cron_expressions=[noted], time_zone_name=timezone)
+    times = text.partition("#")[0].strip()
+    return ScheduleSpec(cron_expressions=[f"{times} # {text}"], time_zone_name=timezone)
 
 
 def _when(spec: ScheduleSpec) -> str:
@@ -255,7 +274,7 @@ async def _described(
     client: Client, described: ScheduleDescription, action: ScheduleActionStartWorkflow
 ) -> RunSchedule:
     schedule, info = described.schedule, described.info
-    given = await _decoded(client, action)
+    given, unreadable = await _decoded(client, action)
     overlaps = {policy: name for name, policy in OVERLAPS.items()}
     return RunSchedule(
         name=described.id,
@@ -273,16 +292,20 @@ async def _described(
         skipped=info.num_actions_skipped_overlap,
         runs=tuple(_fired(client, given, each) for each in reversed(info.recent_actions)),
         running=tuple(_going(client, given, each) for each in info.running_actions),
+        unreadable=unreadable,
     )
 
 
-async def _decoded(client: Client, action: ScheduleActionStartWorkflow) -> RunInput | None:
-    """The run that it starts; None where this client lacks the key, or somebody else wrote something else."""
+async def _decoded(client: Client, action: ScheduleActionStartWorkflow) -> tuple[RunInput | None, str | None]:
+    """The run that it starts, or why this client can't read it: it lacks the key, does not take clear text,
+    or somebody else wrote something else."""
     try:
         [given] = await client.data_converter.decode(action.args, [dict])
-        return restored(RunInput, given)
-    except (CodecError, LookupError, ValueError, TypeError, RuntimeError):
-        return None
+        return restored(RunInput, given), None
+    except CodecError as exc:
+        return None, str(exc)
+    except (LookupError, ValueError, TypeError, RuntimeError):
+        return None, "It is encrypted, and there are no keys here, or it is not of thoughtgear."
 
 
 def _fired(client: Client, given: RunInput | None, result: ScheduleActionResult) -> Firing:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,6 +17,7 @@ from temporalio.client import Client
 
 from thoughtgear import config, schedules
 from thoughtgear.client import pollers
+from thoughtgear.errors import ScheduleNotFoundError
 from thoughtgear.models import now
 from thoughtgear.place import Output, Place
 from thoughtgear.render import clean, one_line, print_json
@@ -22,6 +25,12 @@ from thoughtgear.schedules import Firing, RunSchedule
 
 SHOWN = 3
 """How many of the next firings are shown."""
+
+
+UNREADABLE = "Where the workers can't read it either, its runs wait: delete it and create it again."
+
+ASKED_AT_ONCE = 10
+"""How many schedules a list asks about at the same time."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +66,9 @@ async def create(place: Place, name: str, new: NewSchedule, output: Output) -> i
 
 
 async def show_all(place: Place, output: Output) -> int:
-    """Show the namespace's schedules."""
-    found = await schedules.list_schedules(await _client(place))
+    """Show the namespace's schedules, and which of them can't be read."""
+    client = await _client(place)
+    found = await _looked_into(client, await schedules.list_schedules(client))
     if output.as_json:
         print_json({"schedules": [_listed(schedule) for schedule in found]})
     elif not found:
@@ -66,6 +76,20 @@ async def show_all(place: Place, output: Output) -> int:
     else:
         output.out.print(_table(found))
     return 0
+
+
+async def _looked_into(client: Client, listed: Sequence[RunSchedule]) -> list[RunSchedule]:
+    """The same schedules with whether they can be read, which a list does not tell: a request for each."""
+    places = asyncio.Semaphore(ASKED_AT_ONCE)
+
+    async def look(schedule: RunSchedule) -> RunSchedule:
+        async with places:
+            with suppress(ScheduleNotFoundError):  # deleted meanwhile: a list is a second behind
+                found = await schedules.get_schedule(client, schedule.name)
+                return replace(schedule, unreadable=found.unreadable)
+        return schedule
+
+    return list(await asyncio.gather(*map(look, listed)))
 
 
 async def show(place: Place, name: str, output: Output) -> int:
@@ -147,7 +171,7 @@ def _table(found: Sequence[RunSchedule]) -> Table:
         table.add_row(
             Text(clean(schedule.name)),
             Text(one_line(schedule.when, 60)),
-            "paused" if schedule.paused else "on",
+            ("paused" if schedule.paused else "on") + (", unreadable" if schedule.unreadable else ""),
             _moments(schedule.next[:1]),
         )
     return table
@@ -164,7 +188,8 @@ def _show(out: Console, schedule: RunSchedule) -> None:
         "task queue": schedule.task_queue,
         "overlap": schedule.overlap,
         "fired": f"{schedule.fired} (skipped: {schedule.skipped})",
-        "prompt": "encrypted with a key that is not here" if schedule.prompt is None else schedule.prompt,
+        "prompt": schedule.prompt,
+        "unreadable": schedule.unreadable and f"{schedule.unreadable} {UNREADABLE}",
     }
     for name, value in facts.items():
         if value is not None:
@@ -187,7 +212,7 @@ def _status(schedule: RunSchedule) -> str:
 
 
 def _listed(schedule: RunSchedule) -> dict[str, Any]:
-    kept = ("name", "when", "paused", "note")
+    kept = ("name", "when", "paused", "note", "unreadable")
     return {key: getattr(schedule, key) for key in kept} | {"next": _times(schedule.next)}
 
 

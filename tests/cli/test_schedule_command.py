@@ -20,8 +20,8 @@ async def test_a_prompt_that_recurs(
     """`create`, `trigger`, and the run is done in the store under the id that `show` names; `pause`,
     `resume`, `list` and `delete` do what they say, and `show` says why it is paused where somebody did."""
 
-    async def schedule(*words: str) -> tuple[int, str, str]:
-        ended = await terminal.type("schedule", *words, "--address", server.address)
+    async def schedule(*words: str, **environment: str) -> tuple[int, str, str]:
+        ended = await terminal.type("schedule", *words, "--address", server.address, **environment)
         return ended.code, ended.out, ended.err
 
     code, _, err = await schedule("create", "news", "--every", "1h", "--paused", "What is new?")
@@ -48,6 +48,11 @@ async def test_a_prompt_that_recurs(
         assert f"status      {status}" in (await schedule("show", "news"))[1]
     assert (await schedule("resume", "news"))[2].startswith("Schedule news is resumed.")
     assert (await schedule("list"))[1].split()[:2] == ["SCHEDULE", "WHEN"]
+    assert "unreadable" not in (await schedule("list"))[1]
+    keys = {"THOUGHTGEAR_CODEC_KEYS": f"k:{'A' * 43}=", "THOUGHTGEAR_CODEC_REQUIRED": "1"}
+    assert "on, unreadable" in (await schedule("list", **keys))[1]
+    assert json.loads((await schedule("list", "--json", **keys))[1])["schedules"][0]["unreadable"]
+    assert "delete it and create it again" in (await schedule("show", "news", **keys))[1]
     assert (await schedule("delete", "news"))[2] == "Schedule news is deleted.\n"
     code, _, err = await schedule("delete", "news")
     assert (code, err) == (1, "Error: There is no schedule 'news' in this namespace.\n")

@@ -130,9 +130,47 @@ async def test_a_schedule_is_shown_as_it_was_written(world: World) -> None:
     await delete_schedule(client, name)
 
 
+@pytest.mark.parametrize("cron", ["0 9 * * MON # standup", "@daily", "0 9 * * * 2099 # far # off"])
+async def test_a_comment_does_not_hide_the_times(world: World, cron: str) -> None:
+    """What is shown is the expression as it was written, with its own comment behind it."""
+    await create_schedule(world.client, world.queue, "Look.", cron=cron, paused=True)
+    assert (await get_schedule(world.client, world.queue)).when == cron
+    await delete_schedule(world.client, world.queue)
+
+
+async def test_a_schedule_in_clear_is_unreadable_where_encryption_is_required(
+    world: World, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that refuses clear text says of a schedule of before that it can't read it."""
+    await create_schedule(world.client, world.queue, "Look.", **HOURLY)
+    monkeypatch.setenv("THOUGHTGEAR_CODEC_REQUIRED", "1")
+    keyed = await Client.connect(server, data_converter=codec.data_converter({"k": b"k" * 32}))
+    found = await get_schedule(keyed, world.queue)
+    assert (found.prompt, bool(found.unreadable)) == (None, True)
+    await delete_schedule(world.client, world.queue)
+
+
+async def test_a_wrong_overlap_of_a_firing_is_refused(world: World) -> None:
+    """It is named before anything fires."""
+    await create_schedule(world.client, world.queue, "Look.", **HOURLY)
+    with pytest.raises(InvalidInputError, match="overlap is one of"):
+        await trigger_schedule(world.client, world.queue, "never")  # type: ignore[arg-type]
+    await delete_schedule(world.client, world.queue)
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
+        ({"cron": "0 0 30 2 *"}, "never fire"),
+        ({"cron": "0 9 1 1 * 2020", "paused": True}, "never fire"),
+        ({"every": "1h"}, "a timedelta"),
+        ({"every": timedelta.max}, "a timedelta"),
+        ({"cron": 5}, "texts"),
+        ({"cron": "* * * * *", "timezone": 5}, "texts"),
+        ({"cron": "* * * * *", "task_queue": ""}, "task queue"),
+        ({"cron": "* * * * *", "task_queue": 5}, "task queue"),
+        ({"cron": "* * * * *", "metadata": "x"}, "metadata"),
+        ({"cron": "* * * * *", "overlap": []}, "overlap is one of"),
         ({}, "give one of them"),
         ({"cron": "* * * * *", "every": timedelta(hours=1)}, "give one of them"),
         ({"every": timedelta(hours=1), "timezone": "Europe/Berlin"}, "time zone"),
@@ -188,4 +226,8 @@ async def test_an_encrypted_prompt(world: World, server: str) -> None:
     assert "canary" not in str(described.raw_description)
     assert (await get_schedule(keyed, world.queue)).prompt == "a canary"
     assert (plain.prompt, plain.when) == (None, "every 1h")
+    assert (plain.unreadable or "").startswith("It is encrypted, and there are no keys here")
+    other = await Client.connect(server, data_converter=codec.data_converter({"new": b"n" * 32}))
+    assert "k" in ((await get_schedule(other, world.queue)).unreadable or "")
+    assert (await get_schedule(keyed, world.queue)).unreadable is None
     await delete_schedule(world.client, world.queue)
