@@ -28,12 +28,12 @@ from thoughtgear.errors import (
 )
 from thoughtgear.foreign import contained
 from thoughtgear.loop import limit_reached, seconds_of
-from thoughtgear.models import InboxItem, Message, Parent, RunState, Usage, now
+from thoughtgear.models import InboxItem, Message, Parent, RunError, RunState, Status, Usage, now
 from thoughtgear.payloads import IterationResult
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, OnText
 from thoughtgear.replies import accept, bounded, storable
 from thoughtgear.summaries import Fitted, Terms, home_of
-from thoughtgear.transitions import Paid, as_message, cancel_run, close_calls, end_run, lose_reply, save_reply
+from thoughtgear.transitions import Paid, as_message, close_calls, end_paid, lose_reply, pay, save_reply
 from thoughtgear.watching import watched
 
 FIRST_LOOK, LAST_LOOK = 0.2, 30.0
@@ -168,8 +168,7 @@ class _Iteration:
         except RunCancelledError:
             tools = []
             if not self._writer.state.over:
-                change = partial(cancel_run, paid=self._unbilled(), summarised=self._summarised)
-                await self._writer.commit(change)
+                await self._end("cancelled", None, self._unbilled())
         except asyncio.CancelledError:
             await self._writer.let_go()
             raise
@@ -236,14 +235,14 @@ class _Iteration:
         return tool.name if tool else "unknown tool"
 
     async def _buy_reply(self) -> None:
-        state, agent = self._writer.state, self._agent
-        error = limit_reached(state, agent.limits)
-        if error is not None:
-            await self._writer.commit(partial(end_run, status="failed", error=error))
+        if await self._limited():
             return
+        state, agent = self._writer.state, self._agent
         seen = state.mail
         parent = await agent.sessions.frozen(state)
         request, fitted = await self._request(seen, parent)
+        if fitted.paid and await self._limited():
+            return
         await self._writer.check()
         reply = await self._call_model(request)
         message, rows = accept(agent, reply, state.iteration + 1)
@@ -254,6 +253,23 @@ class _Iteration:
         if agent.output_type is not None and not rows:
             change = partial(change, answer=agent.output_type.check(message.text))
         await self._writer.commit(_dated(agent, change), release=not rows and not self._attempt.keep_claim)
+
+    async def _limited(self) -> bool:
+        """End a run that may buy nothing more, with what was bought for this reply."""
+        error = self._limit(self._bought)
+        if error is not None:
+            await self._end("failed", error, self._bought)
+        return error is not None
+
+    def _limit(self, paid: Sequence[Paid]) -> RunError | None:
+        """Why the run must buy nothing more when it has paid for this."""
+        draft = self._writer.state.model_copy()
+        pay(draft, paid, 0)
+        return limit_reached(draft, self._agent.limits)
+
+    async def _end(self, status: Status, error: RunError | None, paid: Sequence[Paid]) -> None:
+        end = partial(end_paid, status=status, error=error, paid=paid, summarised=self._summarised)
+        await self._writer.commit(end)
 
     async def _saved_usage(self) -> Usage:
         """What the reply cost that an earlier attempt has bought."""
@@ -299,8 +315,14 @@ class _Iteration:
         if not isinstance(policy, Summarise):
             return Fitted(plan.joined(LEFT_OUT))
         agent, state = self._agent, self._writer.state
-        home = home_of(state)
-        terms = Terms(state.run_id, state.summarised, home, self._buy_summary, agent.prices.cost)
+        terms = Terms(
+            state.run_id,
+            state.summarised,
+            home_of(state),
+            may_buy=lambda paid: self._limit(paid) is None,
+            buy=self._buy_summary,
+            cost=agent.prices.cost,
+        )
         fitted = await agent.summaries.fit(policy, plan, terms)
         self._bought, self._summarised = fitted.paid, fitted.place
         return fitted

@@ -73,11 +73,12 @@ class Fitted:
 @dataclass(frozen=True)
 class Terms:
     """Who needs a summary, a run that has counted those of `summarised` turns; under which prefix it is kept;
-    how one is bought, and what a reply costs."""
+    whether one more may be bought when these are paid for, how one is, and what a reply costs."""
 
     run_id: str
     summarised: int
     home: str
+    may_buy: Callable[[Sequence[Paid]], bool]
     buy: Buy
     cost: Callable[[ModelReply], float | None]
 
@@ -106,6 +107,8 @@ class Summaries:
         text = known[max(known)].text if known else ""
         reached = max(known) + 1 if known else 0
         for number in range(reached, len(plan.cuts)):
+            if not terms.may_buy(made.paid):
+                break
             request = _request(policy, plan.covered(number), text)
             wanted = _wanted(plan, number, terms)
             found = await self._buy(wanted, request, policy.summary_letters, terms, made)

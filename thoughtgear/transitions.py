@@ -107,10 +107,12 @@ def pay(state: RunState, paid: Sequence[Paid], summarised: int) -> None:
     state.summarised = max(state.summarised, summarised)
 
 
-def cancel_run(state: RunState, paid: Sequence[Paid], summarised: int) -> list[Message]:
-    """End the run as cancelled, with what was bought for a reply that did not come."""
+def end_paid(
+    state: RunState, status: Status, error: RunError | None, paid: Sequence[Paid], summarised: int
+) -> list[Message]:
+    """End the run, with what was bought for a reply that did not come."""
     pay(state, paid, summarised)
-    return end_run(state, "cancelled")
+    return end_run(state, status, error)
 
 
 def absorb(state: RunState, items: Sequence[InboxItem]) -> list[Message]:

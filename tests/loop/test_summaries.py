@@ -133,6 +133,25 @@ async def test_a_summary_is_not_bought_again_after_a_crash(db: str) -> None:
     assert state.cost == pytest.approx((21 + bought) * 0.001)
 
 
+@pytest.mark.parametrize("limit", ["cost", "tokens"])
+async def test_summaries_end_a_run_at_its_limit(db: str, limit: str) -> None:
+    """A run that reaches its limit of dollars or tokens by summaries buys no more of them, and no reply; what
+    it has bought is on its bill."""
+    model = Model(60)
+    async with handler_of(model, db, context_policy=None) as handler:
+        await handler.handle_prompt("Look.", session_id="s")
+    asked = len(model.requests)
+    limits = Limits(cost=0.002) if limit == "cost" else Limits(tokens=220)
+    async with handler_of(model, db, limits=limits) as handler:
+        state = await handler.handle_prompt("Again.", session_id="s")
+    assert state.error is not None
+    assert (state.status, state.error.type) == ("failed", "LimitExceededError")
+    assert f"Limits({limit}=…)" in state.error.message
+    assert (len(model.summaries), len(model.requests)) == (2, asked)
+    assert state.usage == Usage(input_tokens=200, output_tokens=20)
+    assert state.bill.spent == pytest.approx(0.002)
+
+
 async def test_the_runs_of_a_session_share_their_summaries(db: str) -> None:
     """What one run of a session had summarised of the earlier ones, the next one finds; deleting a run of the
     session deletes its summaries, those too that tell of later runs."""
@@ -262,7 +281,9 @@ async def test_of_two_that_are_bought_at_once_one_stays() -> None:
             await both.wait()
             return ModelReply(f"By {name}.", usage=COUNTED)
 
-        fitted = await Summaries(store).fit(policy, plan, Terms("r", 0, "r/summary-", buy, lambda reply: 0.5))
+        fitted = await Summaries(store).fit(
+            policy, plan, Terms("r", 0, "r/summary-", lambda paid: True, buy, lambda reply: 0.5)
+        )
         return "".join(message.text for message in fitted.messages), fitted.paid
 
     async with asyncio.timeout(10):
@@ -282,7 +303,7 @@ async def test_a_damaged_summary_is_written_anew_and_a_long_one_is_cut() -> None
     async def buy(request: ModelRequest) -> ModelReply:
         return ModelReply("x" * 100_000)
 
-    terms = Terms("r", 0, "r/summary-", buy, lambda reply: None)
+    terms = Terms("r", 0, "r/summary-", lambda paid: True, buy, lambda reply: None)
     await Summaries(store).fit(policy, plan, terms)
     [key] = await store.list_documents("files", "r/")
     document = await store.get_document("files", key)
