@@ -116,6 +116,27 @@ async def test_a_port_in_use_is_named(which: str):
             await DevServer(**{which: port}).start()
 
 
+async def test_a_server_that_panics_over_a_port_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Where the server loses a port of its own between choosing it and its use, and panics, another one is
+    started."""
+    binary, script = devserver.find_server(), tmp_path / "temporal"
+    stack = "\n".join(f"goroutine {number}: somewhere.go" for number in range(40))
+    script.write_text(
+        "#!/bin/sh\n"
+        f"if mkdir {tmp_path}/once 2>/dev/null; then\n"
+        f"printf '%s\\n' 'panic: listen tcp 127.0.0.1:7: bind: address already in use' '{stack}'; exit 2\n"
+        "fi\n"
+        f'exec {binary} "$@"\n'
+    )
+    script.chmod(0o700)
+    monkeypatch.setattr(devserver, "find_server", lambda: script)
+    async with DevServer(ui=False, log=tmp_path / "log") as server:
+        assert server.pid is not None
+    assert (tmp_path / "once").is_dir()
+
+
 async def test_a_chosen_port_that_is_taken_meanwhile_is_chosen_again(monkeypatch: pytest.MonkeyPatch):
     """When another process takes the port between its choice and its use, the server starts on another."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -197,7 +197,10 @@ class DevServer:
     def _log_tail(self, lines: int = 5) -> str:
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         found = [line.strip() for line in text.splitlines() if line.strip()]
-        return f"{' | '.join(found[-lines:]) or 'it said nothing'} (log: {self.log})"
+        panics = [place for place, line in enumerate(found) if line.startswith("panic:")]
+        # After a panic comes a long stack, which says nothing to a user.
+        told = found[panics[0] : panics[0] + 1] if panics else found[-lines:]
+        return f"{' | '.join(told) or 'it said nothing'} (log: {self.log})"
 
     async def _end(self) -> None:
         process, self._process = self._process, None
