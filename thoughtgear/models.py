@@ -64,17 +64,22 @@ class Usage(Record):
 
 
 class Bill(Record):
-    """What was bought of models: US dollars, and how many replies have a price and how many have none."""
+    """What was bought of models: US dollars, how many replies have a price, how many have none. `saved`
+    are those with a price that are in the transcript: neither summaries nor lost ones."""
 
     spent: float = 0.0
     priced: int = 0
     unpriced: int = 0
+    saved: int = 0
 
-    def plus(self, cost: float | None) -> "Bill":
+    def plus(self, cost: float | None, *, saved: bool = False) -> "Bill":
         """The bill with one more reply; of None nobody knows the price."""
         known = cost is not None
         return Bill(
-            spent=self.spent + (cost or 0.0), priced=self.priced + known, unpriced=self.unpriced + (not known)
+            spent=self.spent + (cost or 0.0),
+            priced=self.priced + known,
+            unpriced=self.unpriced + (not known),
+            saved=self.saved + (known and saved),
         )
 
 
@@ -292,8 +297,9 @@ class RunState(Record):
     @property
     def cost(self) -> float | None:
         """What the run cost, in US dollars; None unless every reply has a price."""
-        whole = self.bill.priced >= max(1, self.model_replies) and not self.bill.unpriced
-        return self.bill.spent if whole else None
+        bill = self.bill
+        whole = bill.priced and bill.saved >= self.model_replies and not bill.unpriced
+        return bill.spent if whole else None
 
     @property
     def unfinished_copy(self) -> bool:

@@ -67,7 +67,7 @@ def save_reply(
     state.model_replies += 1
     state.lost_replies = 0
     state.usage = state.usage + reply.usage if reply.usage else state.usage
-    state.bill = state.bill.plus(reply.cost)
+    state.bill = state.bill.plus(reply.cost, saved=True)
     pay(state, paid, summarised)
     messages = [*absorb(state, seen), reply]
     state.ledger = [row.model_copy() for row in rows]

@@ -16,6 +16,8 @@ from thoughtgear.models import Bill, Usage
 from thoughtgear.prices import PriceList
 from thoughtgear.protocols import ModelReply
 from thoughtgear.render import run_record, show_run
+from thoughtgear.testing import new_run
+from thoughtgear.transitions import pay, save_reply, unnumbered
 
 USAGE = Usage(input_tokens=1000, cached_tokens=400, cache_write_tokens=100, output_tokens=50)
 CHEAP = {"m-1": Price(input=1.0, output=10.0, cached=0.5)}
@@ -74,11 +76,22 @@ async def test_what_nobody_knows_is_never_guessed(tmp_path, quick):
     costs = iter([0.5, None])
     answers = stream(ANTHROPIC.calls(("look", "{}"))), stream(ANTHROPIC.text("Done."))
     state, history = await run(tmp_path, *answers, prices=lambda reply: next(costs))
-    assert (state.cost, state.bill) == (None, Bill(spent=0.5, priced=1, unpriced=1))
+    assert (state.cost, state.bill) == (None, Bill(spent=0.5, priced=1, unpriced=1, saved=1))
     out = io.StringIO()
     show_run(Console(file=out, width=200), state, history)
     assert " · over $0.5000 · " in out.getvalue()
     assert PriceList(CHEAP).cost(ModelReply(model="m-1")) is None  # nothing was counted
+
+
+def test_summaries_do_not_make_up_for_replies():
+    """A run with a reply of before its bill began has no cost, whatever else is on the bill."""
+    state = new_run(model_replies=1)
+    pay(state, [(USAGE, 0.5)] * 3, 0)
+    assert (state.cost, state.bill.spent) == (None, 1.5)
+    state = new_run()
+    save_reply(state, unnumbered(role="assistant", usage=USAGE, cost=1.0), [], [], Limits())
+    pay(state, [(USAGE, 0.5)], 0)
+    assert state.cost == 1.5
 
 
 async def test_a_function_that_fails_loses_no_reply(tmp_path, quick):
