@@ -174,6 +174,31 @@ def test_tables_of_a_prefix_are_made_once() -> None:
     assert tables_of("a_").load_run is not tables_of("b_").load_run
 
 
+@pytest.mark.parametrize("name", ["shop_messages", "shop_run_states", "shop_files"])
+async def test_a_table_of_somebody_else_is_left_alone(url_of: Callable[..., str], name: str) -> None:
+    """Where one of the names is taken by a table that is not the store's, neither a write nor an upgrade
+    makes anything, and the error names it."""
+    other = open_store(url_of("other_"))
+    await append(other, new_run("r"), "a")
+
+    def make(connection: Any) -> None:
+        connection.exec_driver_sql(f"CREATE TABLE {name} (run_id TEXT, seq INTEGER, body TEXT)")
+
+    await other._database.write(make)  # type: ignore[attr-defined]
+    before = sorted(await names_in(other))
+    store = open_store(url_of("shop_"))
+    for work in (
+        lambda: append(store, new_run("r"), "a"),
+        lambda: store.list_runs(),
+        lambda: store.upgrade(),
+    ):
+        with pytest.raises(ConfigurationError, match=f"a table {name} that is not thoughtgear's"):
+            await work()
+    assert sorted(await names_in(other)) == before
+    await store.aclose()
+    await other.aclose()
+
+
 async def type_in(*words: str) -> Result:
     """Type a command; it has an event loop of its own."""
     return await asyncio.to_thread(CliRunner().invoke, app, words)

@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy import Connection, insert, inspect
 
 from thoughtgear.adapters.sql_schema import Tables
-from thoughtgear.errors import SchemaVersionError
+from thoughtgear.errors import ConfigurationError, SchemaVersionError
 from thoughtgear.protocols import SchemaUpgrade
 
 SCHEMA_VERSION = 2
@@ -59,14 +59,14 @@ def no_tables(tables: Tables) -> SchemaVersionError:
 
 def make_tables(tables: Tables, connection: Connection) -> None:
     """Make the tables in a database that has none. Call it in a transaction that excludes other writers.
-    Raises `SchemaVersionError`."""
+    Raises `SchemaVersionError`, and `ConfigurationError` where somebody else has a table of such a name."""
     if not check_version(tables, connection):
         _create(tables, connection)
 
 
 def upgrade(tables: Tables, connection: Connection) -> SchemaUpgrade:
     """Bring the tables to today's version, or make them. Call it in a transaction that excludes other
-    writers. Raises `SchemaVersionError` for those of a newer version."""
+    writers. Raises `SchemaVersionError` for those of a newer version, and what `make_tables` does."""
     found = version_of(tables, connection)
     if found is None:
         _create(tables, connection)
@@ -103,6 +103,15 @@ def _newer(found: int) -> SchemaVersionError:
 
 
 def _create(tables: Tables, connection: Connection) -> None:
+    """Make all of them, which is one transaction: one of their names that is there without a version is
+    somebody else's."""
+    there = inspect(connection)
+    for table in tables.metadata.sorted_tables:
+        if there.has_table(table.name):
+            raise ConfigurationError(
+                f"The database has a table {table.name} that is not thoughtgear's: use another table_prefix, "
+                "schema or database."
+            )
     tables.metadata.create_all(connection)
     _stamp(tables, connection, SCHEMA_VERSION)
 
