@@ -20,6 +20,7 @@ from thoughtgear.models import Message
 from thoughtgear.protocols import ModelRequest
 from thoughtgear.providers import anthropic_request, gemini_request, openai_request, responses_request
 from thoughtgear.providers.bedrock_request import converse_arguments
+from thoughtgear.providers.held_schema import held as held_to
 from thoughtgear.structured import OutputType
 
 
@@ -100,6 +101,21 @@ def test_a_schema_is_strict_where_openai_takes_it_strictly(field, strict):
     assert OutputType(model).spec.closed == strict
     defaulted = create_model("M", __config__=ConfigDict(extra="forbid"), field=(field, None))
     assert not OutputType(defaulted).spec.closed
+
+
+def test_a_reference_keeps_its_description():
+    """What a field says beside the reference to its model is sent to Claude, one step above the reference;
+    where it says nothing, the reference stands alone."""
+    described = Annotated[Part, Field(description="The first one.")]
+    fields = {"first": (described, ...), "last": (Part, ...)}
+    model = create_model("M", __config__=ConfigDict(extra="forbid"), **fields)
+    sent = held_to(model.model_json_schema())
+    assert sent is not None
+    reference = {"$ref": "#/$defs/Part"}
+    assert sent["properties"] == {
+        "first": {"description": "The first one.", "anyOf": [reference]},
+        "last": reference,
+    }
 
 
 def test_an_answer_that_is_sent_back_forces_no_second_call():

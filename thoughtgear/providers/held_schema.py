@@ -53,8 +53,10 @@ def _held(node: Any) -> dict[str, Any]:
     left = {name: node[name] for name in node if name not in (*_KEPT, *_DROPPED, "type", "$defs")}
     variants = node.get("anyOf") or node.get("oneOf")
     if "$ref" in node:
-        return {"$ref": node["$ref"]}
-    if variants:
+        if not left and "description" not in made:
+            return {"$ref": node["$ref"]}
+        made["anyOf"] = [{"$ref": made.pop("$ref")}]  # beside the reference itself nothing may stand
+    elif variants:
         made["anyOf"] = [_held(each) for each in variants]
     elif not {"enum", "const"} & made.keys():
         made |= _typed(node, left)
