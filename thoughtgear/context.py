@@ -39,6 +39,11 @@ class Trim:
         """What is kept free for what stands in place of the turns that are left out."""
         return 0
 
+    @property
+    def worth(self) -> int:
+        """How many tokens a cut frees at least: less than that is sent beyond the budget."""
+        return 0
+
     def fit(
         self, earlier: Sequence[Message], own: Sequence[Message], context: str, tools: Sequence[ToolSpec]
     ) -> list[Message]:
@@ -58,26 +63,35 @@ class Trim:
         turns = [Part(run, turn, True) for run, turn in _turns(earlier)]
         turns += [Part(run_id, turn, turn[0].role != "user") for _, turn in _turns([("", m) for m in own])]
         sizes = [sum(map(tokens_of, part.turn)) for part in turns]
-        total = (len(context) + sum(len(repr(spec)) for spec in tools)) // LETTERS_A_TOKEN
-        oldest, cuts = 0, list[int]()  # turns before the oldest are left out where they may be
+        fixed = (len(context) + sum(len(repr(spec)) for spec in tools)) // LETTERS_A_TOKEN
+        return Plan(turns, self._cuts(turns, sizes, fixed), sizes, fixed, self)
+
+    def _cuts(self, turns: Sequence[Part], sizes: Sequence[int], total: int) -> list[int]:
+        oldest, free, cuts = 0, 0, list[int]()  # turns before the oldest are left out where they may be
         for position, size in enumerate(sizes):
             total += size
-            before = oldest
-            if total > self.tokens:
-                while oldest < position and total > self.tokens // 2:
-                    total -= sizes[oldest] if turns[oldest].optional else 0
-                    oldest += 1
-            if any(part.optional for part in turns[before:oldest]):
+            if total > self.tokens and free > self.worth:
                 total += 0 if cuts else self.note_tokens
-                cuts.append(oldest)
-        return Plan(turns, cuts, oldest)
+                last = oldest
+                while oldest < position and total > self.tokens // 2:
+                    gone = sizes[oldest] if turns[oldest].optional else 0
+                    total, free, oldest = total - gone, free - gone, oldest + 1
+                    last = oldest if gone else last
+                cuts.append(last)
+            free += size if turns[position].optional else 0
+        return cuts
 
 
 @dataclass(frozen=True)
 class Summarise(Trim):
     """Like `Trim`, and in place of what is left out stands a summary that the model writes, one for each cut,
     out of the one before it and the turns since. It is bought once and kept in the store; where it can't be
-    had, a note stands there. Raises `ConfigurationError`."""
+    had, a note stands there. Where what is always sent takes nearly all of the budget or more, an eighth of
+    it may be sent on top: a summary is not bought for each turn. Raises `ConfigurationError`."""
+
+    @property
+    def worth(self) -> int:
+        return self.tokens // 8
 
     @property
     def note_tokens(self) -> int:
@@ -101,28 +115,32 @@ class Part:
 @dataclass(frozen=True)
 class Plan:
     """A conversation and where it is cut: of the turns before each of `cuts` those that may be left out are.
-    `oldest` is the last place up to which that was looked at."""
+    `sizes` are those of the turns, `fixed` is that of what is no turn, in tokens."""
 
     parts: Sequence[Part]
     cuts: Sequence[int]
-    oldest: int
+    sizes: Sequence[int]
+    fixed: int
+    policy: Trim
 
-    def left_out(self, cut: int) -> list[tuple[str, list[Message]]]:
-        """The turns that are left out before a cut, with the ids of their runs."""
-        return [(part.run_id, part.turn) for part in self.parts[:cut] if part.optional]
+    def fits(self, cut: int) -> bool:
+        """Whether what is sent is within the budget with this cut, or would be hardly less by another one."""
+        last = len(self.parts) - 1  # which is sent in any case
+        optional = [part.optional and place < last for place, part in enumerate(self.parts)]
+        kept = sum(size for size, may_go in zip(self.sizes[cut:], optional[cut:], strict=True) if may_go)
+        needed = sum(size for size, may_go in zip(self.sizes, optional, strict=True) if not may_go)
+        whole = self.fixed + needed + kept + self.policy.note_tokens
+        return whole <= self.policy.tokens or kept <= self.policy.worth
 
-    def covered(self, number: int) -> list[list[Message]]:
-        """The turns that are left out by the cut of that number and not by the one before it."""
-        begin = self.cuts[number - 1] if number else 0
-        return [part.turn for part in self.parts[begin : self.cuts[number]] if part.optional]
-
-    def joined(self, note: str) -> list[Message]:
-        """What is sent, with a note where the last of what is left out stood."""
+    def joined(self, note: str, cut: int | None = None) -> list[Message]:
+        """What is sent by a cut, which is the last of `cuts` unless another is given: a note stands in place
+        of the last turn that is left out."""
+        cut = (self.cuts[-1] if self.cuts else 0) if cut is None else cut
         made: list[Message] = []
         for position, part in enumerate(self.parts):
-            if position == self.oldest and self.cuts:
+            if position == cut and cut:
                 made.append(Message(seq=part.turn[0].seq, role="user", text=note))
-            if position >= self.oldest or not part.optional:
+            if position >= cut or not part.optional:
                 made += part.turn
         return made
 

@@ -1,9 +1,11 @@
 """Summaries of what is left out of a long conversation, each bought once and kept with its session.
 
 A summary is a document of `files`, under the session of its run, or under its run where that has no session.
-Its key names all that it covers: whoever sends the same conversation finds it. Whoever deletes a run deletes
-all summaries of its session afterwards; whoever writes one looks afterwards whether the runs are still there.
-So none outlives a run that it tells of, whichever comes first.
+Its key names the last message that it covers, and with it all before that: whoever sends the same
+conversation finds it, and goes on from the one that leaves out least and fits. Whoever deletes a run deletes
+all summaries of its session afterwards; whoever writes one looks afterwards whether all runs are still there
+whose text is in it, or in the one that it was made of. So none outlives a run
+that it tells of, whichever comes first.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from hashlib import sha256
 
 from pydantic import ValidationError
 
-from thoughtgear.batches import find_run
+from thoughtgear.batches import find_run, key_pages
 from thoughtgear.commit import uninterrupted
 from thoughtgear.context import LEFT_OUT, LETTERS_A_TOKEN, Plan, Summarise
 from thoughtgear.errors import ConflictError, ModelError, StoreError
@@ -52,11 +54,13 @@ log = logging.getLogger("thoughtgear")
 
 
 class Summary(Record):
-    """A summary as it is stored. `bought_by` is the run that has it on its bill."""
+    """A summary as it is stored. `bought_by` is the run that has it on its bill, `runs` are those of which
+    there may be text in it."""
 
     format: int = FORMAT
     text: str
     bought_by: str
+    runs: list[str]
     usage: Usage = Usage()
     cost: float | None = None
 
@@ -97,52 +101,65 @@ class Summaries:
     def __init__(self, store: OrmAdapter) -> None:
         self._store = store
         self._out: dict[str, float] = {}
-        self._held: dict[str, Summary] = {}
+        self._held: dict[tuple[str, str], Summary] = {}
 
     async def fit(self, policy: Summarise, plan: Plan, terms: Terms) -> Fitted:
         """Return the conversation with a summary in place of what is left out; where that can't be had, with
-        a note as `Trim` sets it. Raises what a cancellation raises."""
+        a note as `Trim` sets it. Raises what a cancellation raises, and `StoreError`."""
+        if not plan.cuts:
+            return Fitted(plan.joined(""))
         made = Fitted([])
-        known = await self._known(plan, terms, made)
-        text = known[max(known)].text if known else ""
-        reached = max(known) + 1 if known else 0
-        for number in range(reached, len(plan.cuts)):
+        place, known = await self._known(plan, terms, made)
+        text, runs = (known.text, known.runs) if known else ("", [])
+        cut = max(place, plan.cuts[-1])
+        if place and plan.fits(place):
+            cut = place
+        for end in [each for each in plan.cuts if place < each <= cut]:
             if not terms.may_buy(made.paid):
                 break
-            request = _request(policy, plan.covered(number), text)
-            wanted = _wanted(plan, number, terms)
+            turns = [part.turn for part in plan.parts[place:end]]
+            wanted, request = _wanted(plan, end, terms, runs), _request(policy, turns, text)
             found = await self._buy(wanted, request, policy.summary_letters, terms, made)
             if not found:
                 break
-            text, reached = found, number + 1
-        made.place = plan.cuts[reached - 1] if reached else 0
+            text, place, runs = found, end, sorted(wanted.runs)
+        made.place = max(made.place, place)
         notes = [f"{SUMMARY}\n\n{text}"] if text else []
-        notes += [LEFT_OUT] if reached < len(plan.cuts) else []
-        made.messages = plan.joined("\n\n".join(notes))
+        notes += [LEFT_OUT] if place < cut else []
+        made.messages = plan.joined("\n\n".join(notes), cut)
         return made
 
-    async def _known(self, plan: Plan, terms: Terms, made: Fitted) -> dict[int, Summary]:
-        """The newest summary that is there; on the way to it, those that this run has bought and not counted
-        yet, because an attempt died before its commit."""
-        known: dict[int, Summary] = {}
-        for number in reversed(range(len(plan.cuts))):
-            if known and plan.cuts[number] <= terms.summarised:
-                break
-            found = await self._find(_wanted(plan, number, terms).key)
-            if found is None:
-                continue
-            known[number] = found
-            if found.bought_by == terms.run_id and plan.cuts[number] > terms.summarised:
-                made.paid.append((found.usage, found.cost))
-        return known
+    async def _known(self, plan: Plan, terms: Terms, made: Fitted) -> tuple[int, Summary | None]:
+        """Return the summary to go on from, and up to which turn it is: the first that fits, else the last
+        one within the cut. On the way those are counted that this run has bought and not counted yet,
+        because an attempt died before its commit."""
+        keys = {key async for page in key_pages(self._store, "files", terms.home) for key in page}
+        keys |= {key for run_id, key in self._held if run_id == terms.run_id}
+        named = {end: _key(plan, end, terms) for end in range(1, len(plan.parts))}
+        there = {end: key for end, key in named.items() if key in keys}
+        await self._count([(end, key) for end, key in there.items() if end > terms.summarised], terms, made)
+        fitting = [end for end in there if plan.fits(end)]
+        others = [end for end in reversed(there) if end <= plan.cuts[-1] and end not in fitting]
+        for end in [*fitting, *others]:
+            if (found := await self._find(there[end], terms)) is not None:
+                return end, found
+        return 0, None
 
-    async def _find(self, key: str) -> Summary | None:
+    async def _count(self, uncounted: Sequence[tuple[int, str]], terms: Terms, made: Fitted) -> None:
+        for end, key in uncounted:
+            found = await self._find(key, terms)
+            if found is not None and found.bought_by == terms.run_id:
+                made.paid.append((found.usage, found.cost))
+            made.place = max(made.place, end)
+
+    async def _find(self, key: str, terms: Terms) -> Summary | None:
         try:
             document = await self._store.get_document("files", key)
-            return Summary.model_validate_json(document.value) if document else self._held.get(key)
+            if document is not None:
+                return Summary.model_validate_json(document.value)
         except (StoreError, ValidationError) as exc:
             log.warning("a summary could not be read: %s", type(exc).__name__)
-            return None
+        return self._held.get((terms.run_id, key))
 
     async def _buy(
         self, wanted: Wanted, request: ModelRequest, letters: int, terms: Terms, made: Fitted
@@ -164,20 +181,24 @@ class Summaries:
             made.paid += [paid] if reply.usage.total_tokens else []
             return ""
         made.paid.append(paid)
-        summary = Summary(text=text, bought_by=terms.run_id, usage=paid[0], cost=paid[1])
-        return await uninterrupted(self._keep(wanted, summary))  # a deletion may be what interrupts it
+        summary = Summary(
+            text=text, bought_by=terms.run_id, runs=sorted(wanted.runs), usage=paid[0], cost=paid[1]
+        )
+        return await uninterrupted(self._keep(wanted, summary, terms))  # a deletion may be what interrupts it
 
-    async def _keep(self, wanted: Wanted, summary: Summary) -> str:
+    async def _keep(self, wanted: Wanted, summary: Summary, terms: Terms) -> str:
         """Store it, unless a run of it is gone; return the text of the one that is there then."""
         try:
             await self._store.put_document("files", wanted.key, summary.model_dump_json().encode(), tag=None)
         except ConflictError:
-            found = await self._find(wanted.key)
+            found = await self._find(wanted.key, terms)
+            if found is None:  # damaged
+                self._hold(wanted.key, summary, terms)
             return found.text if found else summary.text
         except StoreError as exc:  # it may be there all the same
             log.warning("a summary could not be kept: %s", type(exc).__name__)
         if not await self._stays(wanted):
-            self._hold(wanted.key, summary)
+            self._hold(wanted.key, summary, terms)
             await self._remove(wanted.key)
         return summary.text
 
@@ -201,11 +222,11 @@ class Summaries:
         except StoreError as exc:
             log.warning("a summary of a deleted run could not be removed: %s", type(exc).__name__)
 
-    def _hold(self, key: str, summary: Summary) -> None:
-        """Keep in the process what may not be stored, else a run that goes on buys it each time."""
+    def _hold(self, key: str, summary: Summary, terms: Terms) -> None:
+        """Keep for this run what may not be stored, else it buys that each time."""
         if len(self._held) >= HELD:
             self._held.clear()
-        self._held[key] = summary
+        self._held[terms.run_id, key] = summary
 
     def _leave_alone(self, key: str) -> None:
         if len(self._out) >= OUT_KEPT:
@@ -235,18 +256,25 @@ def _hash(name: object) -> str:
     return sha256(json.dumps(name).encode()).hexdigest()[:32]
 
 
-def _wanted(plan: Plan, number: int, terms: Terms) -> Wanted:
-    """Names all the messages that a summary covers, which never change."""
-    covered = [(run_id, message.seq) for run_id, turn in plan.left_out(plan.cuts[number]) for message in turn]
-    return Wanted(f"{terms.home}{_hash(covered)}", {terms.run_id, *(run_id for run_id, _ in covered)})
+def _wanted(plan: Plan, end: int, terms: Terms, before: Sequence[str]) -> Wanted:
+    """`before` are the runs of the summary that this one is made of."""
+    runs = {terms.run_id, *before, *(part.run_id for part in plan.parts[:end])}
+    return Wanted(_key(plan, end, terms), runs)
+
+
+def _key(plan: Plan, end: int, terms: Terms) -> str:
+    """Names the last message of what a summary covers: what was said before it never changes, and where a run
+    is deleted all summaries of its session are."""
+    last = plan.parts[end - 1]
+    return f"{terms.home}{_hash([last.run_id, last.turn[-1].seq])}"
 
 
 def _request(policy: Summarise, turns: Sequence[Sequence[Message]], before: str) -> ModelRequest:
-    most = policy.tokens * LETTERS_A_TOKEN
+    context = INSTRUCTION.format(words=policy.summary_letters // 8)
+    most = (policy.tokens - policy.note_tokens) * LETTERS_A_TOKEN - len(context)  # the answer has its room
     parts = [f"Summary of what came before:\n{before}"] if before else []
     parts += [_cut(_said(message), most // 8) for turn in turns for message in turn]
     text = _cut("\n\n".join(parts), most)
-    context = INSTRUCTION.format(words=policy.summary_letters // 8)
     return ModelRequest(context, [Message(seq=0, role="user", text=text)])
 
 
