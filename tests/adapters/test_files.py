@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import stat
 import time
 from pathlib import Path
@@ -387,6 +388,27 @@ async def test_a_crash_at_any_step_of_a_deletion(tmp_path: Path, monkeypatch: py
         if not died:
             break
     assert left > 5
+
+
+async def test_a_look_leaves_the_folder_as_it_is(root: Path, store: FilesAdapter) -> None:
+    """A store that may not be made is read without making a folder or removing a file, before its
+    first write: that does both."""
+    state = await append(store, new_run("r"), "a")
+    await store.put_document("files", "r/x", b"x", tag=None)
+    await store.aclose()
+    (root / "trash/run").mkdir()
+    for name in ("locks", "memory"):
+        shutil.rmtree(root / name, ignore_errors=True)
+    before = {path: path.lstat().st_mtime_ns for path in (root, *root.rglob("*"))}
+    looks = FilesAdapter(root, create=False)
+    assert await looks.load_run("r") == state
+    assert len(await looks.get_history("r")) == len((await looks.list_runs()).runs) == 1
+    assert await looks.list_documents("files") == ["r/x"]
+    assert await looks.get_document("files", "r/x") is not None
+    assert {path: path.lstat().st_mtime_ns for path in (root, *root.rglob("*"))} == before
+    await append(looks, state, "b")
+    assert ((root / "trash/run").exists(), (root / "locks").exists()) == (False, True)
+    await looks.aclose()
 
 
 @pytest.mark.parametrize("younger", [False, True])

@@ -24,6 +24,7 @@ LOCK_SECONDS = 30.0
 LOCK_FILES = 64
 STALE_SECONDS = 3600.0
 MAX_NAME = 180
+FOLDERS = ("tmp", "trash", "locks", "runs", "tombstones", "documents")
 _ESCAPED = re.compile(rb"[^a-z0-9_.-]|^\.")
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -59,15 +60,21 @@ class Disk:
         return (self.root / "layout").exists()
 
     def prepare(self, *, create: bool = True) -> None:
-        """Make the root, where it may be made, and sweep it. Raises `ConfigurationError` and
-        `SchemaVersionError`."""
-        if not create and not self.made:
+        """Look whether the store is there, which changes nothing, or make it where it may be made. Raises
+        `ConfigurationError` and `SchemaVersionError`."""
+        if create:
+            self._make_root()
+            self.make_folder("tmp")
+            self.create(self.root / "layout", [b"%d\n" % LAYOUT])
+        elif not self.made:
             what = f"{self.root} is no store" if self.root.exists() else f"There is no store {self.root}"
             raise no_store(what)
-        self._make_root()
-        for name in ("tmp", "trash", "locks"):
-            self.make_folder(name)
         self._check_layout()
+
+    def open_to_write(self) -> None:
+        """Make the folders, and remove what a crash has left of a write or a deletion."""
+        for name in FOLDERS:
+            self.make_folder(name)
         self._sweep()
 
     def _make_root(self) -> None:
@@ -80,7 +87,6 @@ class Disk:
             raise ConfigurationError(f"{self.root} is not a folder.")
 
     def _check_layout(self) -> None:
-        self.create(self.root / "layout", [b"%d\n" % LAYOUT])
         with self.open(self.root / "layout") as file:
             found = file.read(20).decode("ascii", "replace").strip()
         check_layout(found, str(self.root), "folder")

@@ -69,7 +69,7 @@ class FilesAdapter:
         self._create = create
         self._documents = Documents(self._disk)
         self._threads = Threads("thoughtgear-files", _THREADS)
-        self._ready = False
+        self._ready = self._swept = False
 
     @classmethod
     def from_url(cls, url: str) -> FilesAdapter:
@@ -114,7 +114,7 @@ class FilesAdapter:
                 self._clear(file_name(run_id))
             RunFolder(self._disk, run_id).commit(version, base, first, body, bodies)
 
-        await self._run(commit)
+        await self._run(commit, writes=True)
 
     async def list_runs(
         self, where: RunFilter = ALL_RUNS, *, after: str | None = None, limit: int = 100
@@ -142,7 +142,7 @@ class FilesAdapter:
 
     async def delete_run(self, run_id: str) -> None:
         check_key(run_id)
-        await self._run(lambda: self._delete(run_id))
+        await self._run(lambda: self._delete(run_id), writes=True)
 
     def _delete(self, run_id: str) -> None:
         run = RunFolder(self._disk, run_id)
@@ -190,7 +190,7 @@ class FilesAdapter:
     ) -> str | None:
         check_place(collection, key)
         data = check_value(value, tag)
-        return await self._run(lambda: self._documents.put(collection, key, data, tag))
+        return await self._run(lambda: self._documents.put(collection, key, data, tag), writes=True)
 
     async def list_documents(
         self, collection: Collection, prefix: str = "", *, after: str = "", limit: int = 1000
@@ -204,15 +204,16 @@ class FilesAdapter:
 
     def _make(self) -> SchemaUpgrade:
         before = LAYOUT if self._disk.made else None
-        self._prepare(create=True)
+        self._disk.prepare(create=True)
+        self._open_to_write()
         return SchemaUpgrade(before, LAYOUT)
 
     async def aclose(self) -> None:
         """End the threads; closing twice is fine."""
         self._threads.close()
 
-    async def _run(self, call: Callable[[], T]) -> T:
-        return await self._threads.run(lambda: self._translating(lambda: self._prepared(call)))
+    async def _run(self, call: Callable[[], T], *, writes: bool = False) -> T:
+        return await self._threads.run(lambda: self._translating(lambda: self._prepared(call, writes)))
 
     def _translating(self, call: Callable[[], T]) -> T:
         try:
@@ -220,15 +221,18 @@ class FilesAdapter:
         except OSError as exc:
             raise StoreUnavailableError(f"The folder {self._disk.root} failed: {exc.strerror}.") from exc
 
-    def _prepared(self, call: Callable[[], T]) -> T:
+    def _prepared(self, call: Callable[[], T], writes: bool) -> T:
+        """Where the store may not be made, nothing is swept before the first write: who only looks leaves the
+        folder as it is."""
         if not self._ready:
-            self._prepare(create=self._create)
+            self._disk.prepare(create=self._create)
+            self._ready = True
+        if not self._swept and (writes or self._create):
+            self._open_to_write()
         return call()
 
-    def _prepare(self, *, create: bool) -> None:
-        self._disk.prepare(create=create)
-        for name in ("runs", "tombstones", "documents"):
-            self._disk.make_folder(name)
+    def _open_to_write(self) -> None:
+        self._disk.open_to_write()
         for name in names_in(self._disk.folder("tombstones")):
             self._sweep(name)
-        self._ready = True
+        self._swept = True
