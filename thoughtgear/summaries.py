@@ -31,8 +31,9 @@ OUT_SECONDS = 60.0
 
 OUT_KEPT = 1000
 
-SUMMARIES = "_summaries/"
-"""What the keys of the summaries of all sessions begin with, in `files`. No run id begins so."""
+SUMMARIES = "_summaries-"
+"""What the keys of the summaries of all sessions begin with, in `files`. No run id begins so. The first slash
+comes after the session: up to it a files store looks in one folder."""
 
 HELD = 100
 """So many summaries that may not be stored are kept by a process."""
@@ -244,7 +245,7 @@ def home_of(state: RunState) -> str:
 
 def users_prefix(user_id: str | None) -> str:
     """Return what the keys of the summaries of all sessions of a user begin with."""
-    return f"{SUMMARIES}{_hash(user_id)}/"
+    return f"{SUMMARIES}{_hash(user_id)}-"
 
 
 def is_summary(key: str) -> bool:
