@@ -41,7 +41,7 @@ async def test_a_hanging_tool_does_not_wedge_the_others(release: threading.Event
         release.wait(30)
         return "late"
 
-    @tool(timeout=0.5, policy=policy)
+    @tool(timeout=0.1, policy=policy)
     def quick() -> str:
         nonlocal ran
         ran += 1
