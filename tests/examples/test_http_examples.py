@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import sys
 import json
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,8 @@ async def test_all_that_a_server_left_goes_on(tmp_path: Path, monkeypatch: pytes
     """A server goes on with every run that the one before it left, however many there are."""
     monkeypatch.chdir(tmp_path)  # the agent's own store is here
     monkeypatch.syspath_prepend(str(EXAMPLES))
+    for name in ("agent", "http_stream"):  # another test may have a module of that name
+        monkeypatch.delitem(sys.modules, name, raising=False)
     go_on = importlib.import_module("http_stream").go_on
     async with PromptHandler(orm=MemoryAdapter(), model="scripted:echo") as handler, asyncio.timeout(SECONDS):
         left = [await handler.create_run("Hello") for _ in range(101)]
