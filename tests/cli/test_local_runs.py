@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import shlex
 
 from terminal import Terminal
@@ -71,6 +72,21 @@ async def test_ctrl_c_leaves_a_local_run_in_the_store(terminal: Terminal):
     assert stopped.code == 130
     assert "Traceback" not in stopped.err
     assert (shown["status"], len(shown["messages"])) == ("running", 2)
+
+
+async def test_sigterm_stops_a_background_job(terminal: Terminal):
+    """SIGTERM does what Ctrl-C does, also where a script has started the command with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        running = await terminal.start("run", "-t", "agent:gated", "Go through")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    await terminal.until_there("waiting")
+    running.terminate()
+    stopped = await running.ended()
+    assert stopped.code == 130
+    assert "Traceback" not in stopped.err
+    assert "--continue " in stopped.err
 
 
 async def test_a_run_is_continued_by_a_later_command(terminal: Terminal):

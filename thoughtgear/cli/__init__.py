@@ -24,13 +24,20 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without Unicode still gets its answer
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # tidy up as after Ctrl-C
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except SystemExit as exc:
         if BRIDGE in sys.modules and isinstance(exc.code, int):
             _leave(exc.code)
         raise
+
+
+def _terminate(*_: object) -> None:
+    """Tidy up as after Ctrl-C, also where that does nothing: a script starts its background jobs so."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
 BRIDGE = "temporalio.bridge.temporal_sdk_bridge"
