@@ -254,19 +254,20 @@ class RunWriter:
         for seq, message in enumerate(messages, base.message_count):
             message.seq = seq
         draft.message_count += len(messages)
-        draft.claim = self._next_claim(release or draft.over or draft.status == "waiting")
+        draft.claim = self._next_claim(release or draft.status == "waiting", over=draft.over)
         if self._attempt.driver not in (DIRECT, draft.driver.executor):
             # It keeps the name of the workflow that it came with: Temporal may have it again.
             draft.driver = draft.driver.model_copy(update={"executor": self._attempt.driver})
         return draft, messages
 
-    def _next_claim(self, release: bool) -> Claim:
-        before, attempt = self.state.claim, self._attempt
+    def _next_claim(self, release: bool, *, over: bool) -> Claim:
+        before, attempt, release = self.state.claim, self._attempt, release or over
         claim = {
             "epoch": self._epoch if self._holding else self._epoch + 1,
             "driver": attempt.driver,
-            "lane": attempt.lane or before.lane,
-            "contested": before.contested or self._is_other(before),
+            # Where the run is over, nobody of before goes on, also when it is retried.
+            "lane": "" if over else attempt.lane or before.lane,
+            "contested": not over and (before.contested or self._is_other(before)),
             "owner": "" if release else self._owner,
             "deadline": 0.0 if release else time.time() + attempt.hold,
             "last": attempt.scope if release and attempt.epoch is not None else "",

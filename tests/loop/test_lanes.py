@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from thoughtgear import control
 from thoughtgear.handler import PromptHandler
 from thoughtgear.models import Claim, Driver
 from thoughtgear.protocols import Attempt, ModelRequest
@@ -63,6 +64,23 @@ async def test_one_workflow_needs_no_claim_of_its_own(store: FaultyStore) -> Non
     for number in (1, 2):
         await handler.run_iteration(run.run_id, number, attempt("temporal", "a"))
     assert (await handler.get_run(run.run_id)).version == run.version + 3
+
+
+async def test_a_retried_run_needs_no_claim_of_its_own(store: FaultyStore) -> None:
+    """The workflow that drives a run after its retry is alone, whoever drove it before: two commits per
+    iteration again."""
+
+    calls = [call("double", number=number) for number in (1, 2)]
+    handler = PromptHandler(orm=store, model=ScriptedProvider(replies=[*calls, "done"]), tools=[double])
+    run = await handler.create_run("go")
+    for number, lane in enumerate("ab", 1):
+        await handler.run_iteration(run.run_id, number, attempt("temporal", lane))
+    assert (await handler.get_run(run.run_id)).claim.contested
+    await handler.close_run(run.run_id, "failed")
+    again = await control.reopen_run(handler._agent, run.run_id, Driver(executor="temporal"))
+    await handler.run_iteration(run.run_id, 3, attempt("temporal", "c"))
+    ended = await handler.get_run(run.run_id)
+    assert (ended.status, ended.version) == ("done", again.version + 1)
 
 
 async def test_a_run_keeps_the_name_of_its_workflow(store: FaultyStore) -> None:
