@@ -6,6 +6,7 @@ Temporal's own: its tools show, pause and delete one by the same name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ CATCH_UP = timedelta(hours=1)
 """A firing that the server was away for is made up for within this time."""
 
 RPC = timedelta(seconds=10)
+
+_COMMENT = re.compile(r"(?:^|\s)#")
 
 LONGEST = timedelta(days=3653)
 """The longest interval."""
@@ -122,7 +125,7 @@ async def create_schedule(
 
     The server checks the times; times that never come are refused. Raises `InvalidInputError`,
     `ScheduleExistsError`, `ConfigurationError` where encryption is required and the client has no codec, and
-    `RPCError` where the server can't be reached.
+    `RPCError` where the server can't be reached; it may have the schedule all the same.
     """
     require_codec(client)
     check_label(name, "schedule name")
@@ -140,7 +143,8 @@ async def create_schedule(
     schedule = Schedule(action, _spec(cron, every, timezone), policy, ScheduleState(paused=paused))
     with _told(name):
         handle = await client.create_schedule(name, schedule, rpc_timeout=RPC)
-        if not (await handle.describe(rpc_timeout=RPC)).info.next_action_times:
+        info = (await handle.describe(rpc_timeout=RPC)).info
+        if not info.next_action_times and not info.num_actions:
             await handle.delete(rpc_timeout=RPC)
             raise InvalidInputError("The schedule would never fire: its times do not come.")
 
@@ -239,7 +243,9 @@ def _spec(cron: str | None, every: timedelta | None, timezone: str | None) -> Sc
         return ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)])
     text = (cron or "").strip()
     # The server keeps what it made of the expression; a comment is what it shows as it was written.
-    times = text.partition("#")[0].strip()
+    times = _COMMENT.split(text, maxsplit=1)[0].strip()
+    if "#" in times:
+        raise InvalidInputError("Temporal's cron expressions know no # in a field: it would begin a comment.")
     return ScheduleSpec(cron_expressions=[f"{times} # {text}"], time_zone_name=timezone)
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from temporalio.client import Client
+from temporalio.service import RPCError
 
 from thoughtgear import config, schedules
 from thoughtgear.client import pollers
@@ -25,7 +26,6 @@ from thoughtgear.schedules import Firing, RunSchedule
 
 SHOWN = 3
 """How many of the next firings are shown."""
-
 
 UNREADABLE = "Where the workers can't read it either, its runs wait: delete it and create it again."
 
@@ -84,7 +84,8 @@ async def _looked_into(client: Client, listed: Sequence[RunSchedule]) -> list[Ru
 
     async def look(schedule: RunSchedule) -> RunSchedule:
         async with places:
-            with suppress(ScheduleNotFoundError):  # deleted meanwhile: a list is a second behind
+            # It was deleted meanwhile, for a list is a second behind; or the server was too slow this once.
+            with suppress(ScheduleNotFoundError, RPCError):
                 found = await schedules.get_schedule(client, schedule.name)
                 return replace(schedule, unreadable=found.unreadable)
         return schedule

@@ -176,6 +176,7 @@ async def test_a_wrong_overlap_of_a_firing_is_refused(world: World) -> None:
         ({"every": timedelta(hours=1), "timezone": "Europe/Berlin"}, "time zone"),
         ({"cron": "every morning"}, "CronString does not have 5-7 fields"),
         ({"cron": "99 * * * *"}, "Minute is not in range"),
+        ({"cron": "0 9 * * MON#1"}, "no # in a field"),
         ({"cron": "0 9 * * *", "timezone": "Mars/Base"}, "unknown time zone Mars/Base"),
         ({"every": timedelta(0)}, "interval is too small"),
         ({"cron": "* * * * *", "overlap": "terminate-other"}, "overlap is one of"),

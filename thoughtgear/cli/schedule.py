@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -112,7 +112,10 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Show a schedule: its prompt, when it fires, and the runs that it started."""
-    _about("show", name, address, namespace, as_json, debug)
+    from thoughtgear import timetable
+
+    place = Place(address=address, namespace=namespace)
+    call(timetable.show(place, name, output_of(as_json)), debug, place)
 
 
 @group.command()
@@ -125,7 +128,10 @@ def pause(
     debug: Debug = False,
 ) -> None:
     """Have a schedule fire no more; a run that goes on is left alone."""
-    _about("pause", name, address, namespace, as_json, debug, note)
+    from thoughtgear import timetable
+
+    place = Place(address=address, namespace=namespace)
+    call(timetable.pause(place, name, note, output_of(as_json)), debug, place)
 
 
 @group.command()
@@ -138,7 +144,10 @@ def resume(
     debug: Debug = False,
 ) -> None:
     """Have a schedule fire again."""
-    _about("resume", name, address, namespace, as_json, debug, note)
+    from thoughtgear import timetable
+
+    place = Place(address=address, namespace=namespace)
+    call(timetable.resume(place, name, note, output_of(as_json)), debug, place)
 
 
 @group.command()
@@ -153,7 +162,10 @@ def trigger(
     debug: Debug = False,
 ) -> None:
     """Have a schedule fire now, also while it is paused."""
-    _about("trigger", name, address, namespace, as_json, debug, overlap.value if overlap else None)
+    from thoughtgear import timetable
+
+    place = Place(address=address, namespace=namespace)
+    call(timetable.trigger(place, name, overlap.value if overlap else None, output_of(as_json)), debug, place)
 
 
 @group.command()
@@ -165,13 +177,7 @@ def delete(
     debug: Debug = False,
 ) -> None:
     """Delete a schedule. Its runs stay, and one that goes on goes on."""
-    _about("delete", name, address, namespace, as_json, debug)
-
-
-def _about(
-    what: str, name: str, address: str | None, namespace: str | None, as_json: bool, debug: bool, *more: Any
-) -> None:
     from thoughtgear import timetable
 
     place = Place(address=address, namespace=namespace)
-    call(getattr(timetable, what)(place, name, *more, output_of(as_json)), debug, place)
+    call(timetable.delete(place, name, output_of(as_json)), debug, place)
