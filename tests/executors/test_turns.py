@@ -258,6 +258,24 @@ def test_a_failure_is_no_cut(function: Function) -> None:
     assert function.run(run_id).output == "hi"
 
 
+def test_what_comes_again_after_a_success_has_no_failures(function: Function) -> None:
+    """An invocation that succeeded after failures, or cuts, and died before it could fire, fires an event
+    without them when it is delivered again; one that failed itself fires those that it came with."""
+    busy = ModelUnavailableError("HTTP 429", retry_after=0.0)
+    for failed in (False, True):
+        function.make(busy, busy if failed else DOUBLE, "2", tools=[double])
+        function.start()
+        function(function.fired.pop())
+        counted = {**function.fired.pop(), "cuts": MOST_CUTS - 1, "notBefore": 0.0}
+        function.broken = True
+        with pytest.raises(ExecutorUnavailableError):
+            function(counted, name=f"one {failed}")
+        function.broken = False
+        function(counted, name=f"one {failed}")
+        event = function.fired.pop()
+        assert (event.get("failures", 0), event.get("cuts", 0)) == ((1, MOST_CUTS - 1) if failed else (0, 0))
+
+
 def test_an_iteration_that_is_cut_off_keeps_what_is_done(function: Function) -> None:
     """A reply that was saved before the time was over is not bought again, and the count begins anew."""
     tries = []

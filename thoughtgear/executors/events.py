@@ -58,6 +58,7 @@ class ContinueEvent(_Event):
     epoch: int | None = Field(default=None, ge=0)
     failures: int = Field(default=0, ge=0)
     cuts: int = Field(default=0, ge=0)
+    reached: str = Field(default="", max_length=16)
     not_before: float = Field(default=0.0, ge=0, strict=False)
 
 

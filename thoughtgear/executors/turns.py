@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
 from thoughtgear.errors import (
@@ -49,7 +50,8 @@ class Turn:
     """The right to drive one iteration of a run: as long as its claim has this epoch (None: any).
 
     `failures` counts the attempts in a row that failed, `cuts` those that were cut off with nothing to show
-    for it; before `not_before` (Unix seconds) it is not due.
+    for it, since the run has `reached` what that digest is of; before `not_before` (Unix seconds) it is not
+    due.
     """
 
     run_id: str
@@ -57,6 +59,7 @@ class Turn:
     failures: int = 0
     not_before: float = 0.0
     cuts: int = 0
+    reached: str = ""
 
     @property
     def seconds(self) -> float:
@@ -77,7 +80,7 @@ class Taken:
 def turn_in(event: ContinueEvent) -> Turn:
     """Return the turn of an event. Raises `InvalidInputError` where its run id is none."""
     run_id = check_run_id(event.run_id)
-    return Turn(run_id, event.epoch, event.failures, event.not_before, event.cuts)
+    return Turn(run_id, event.epoch, event.failures, event.not_before, event.cuts, event.reached)
 
 
 def turn_of(state: RunState) -> Turn:
@@ -110,6 +113,8 @@ def event_of(turn: Turn) -> dict[str, Any]:
         event["failures"] = turn.failures
     if turn.cuts:
         event["cuts"] = turn.cuts
+    if turn.reached:
+        event["reached"] = turn.reached
     if turn.not_before:
         event["notBefore"] = round(turn.not_before, 3)
     return event
@@ -155,14 +160,16 @@ class _Taking:
             # delay is known.
             rest = self._handler.pace.rest(state) if self._handler.pace else 0.0
             turn = self._turn
-            return self._follow(state.claim.epoch, turn.failures, max(turn.seconds, rest), cuts=turn.cuts)
+            stands = turn.reached == _progress(state)  # else that one failed, or was cut off, no more
+            failures, cuts = (turn.failures, turn.cuts) if stands else (0, 0)
+            return self._follow(state, state.claim.epoch, failures, max(turn.seconds, rest), cuts=cuts)
         if self._delivery.last:
             return await self._bury()
         given, turn = self._delivery, self._turn
         attempt = Attempt(driver=given.driver, scope=given.name, hold=given.hold, epoch=state.claim.epoch)
         if turn.seconds:
             await self._handler.pass_on(state.run_id, attempt)
-            return self._follow(state.claim.epoch + 1, turn.failures, turn.seconds, cuts=turn.cuts)
+            return self._follow(state, state.claim.epoch + 1, turn.failures, turn.seconds, cuts=turn.cuts)
         return await self._iterate(state, attempt)
 
     def _right(self, claim: Claim) -> Literal["take", "sent", "others", "busy"]:
@@ -207,7 +214,7 @@ class _Taking:
             if cuts >= MOST_CUTS:
                 return await self._give_up()
         ended = await self._ended(after, attempt)
-        return ended or self._follow((attempt.epoch or 0) + 1, failures, delay, cuts=cuts)
+        return ended or self._follow(after, (attempt.epoch or 0) + 1, failures, delay, cuts=cuts)
 
     async def _ended(self, state: RunState, attempt: Attempt) -> Taken | None:
         """Why this chain ends after an attempt, or None: the turn is used up then, also by one that had to
@@ -227,9 +234,10 @@ class _Taking:
             return Taken(None, "another turn goes on")
         return None
 
-    def _follow(self, epoch: int, failures: int, delay: float = 0.0, *, cuts: int = 0) -> Taken:
+    def _follow(self, state: RunState, epoch: int, failures: int, delay: float, *, cuts: int = 0) -> Taken:
         not_before = time.time() + delay if delay else 0.0
-        return Taken(Turn(self._turn.run_id, epoch, failures, not_before, cuts))
+        reached = _progress(state) if failures or cuts else ""
+        return Taken(Turn(state.run_id, epoch, failures, not_before, cuts, reached))
 
     async def _fail(self, exc: Exception) -> Taken:
         """End the run; what is retryable here is about the store, and comes out."""
@@ -258,6 +266,7 @@ class _Taking:
         return Taken(None, f"the run is {state.status}")
 
 
-def _progress(state: RunState) -> Any:
-    """What of a run an attempt that was cut off leaves changed."""
-    return state.iteration, state.message_count, [row.status for row in state.ledger]
+def _progress(state: RunState) -> str:
+    """A digest of what of a run an attempt leaves changed that has something to show for it."""
+    facts = state.iteration, state.message_count, [row.status for row in state.ledger]
+    return sha256(repr(facts).encode()).hexdigest()[:16]
