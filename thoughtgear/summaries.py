@@ -123,7 +123,7 @@ class Summaries:
             found = await self._buy(wanted, request, policy.summary_letters, terms, made)
             if not found:
                 break
-            text, place, runs = found, end, sorted(wanted.runs)
+            text, place, runs = found.text, end, found.runs
         made.place = max(made.place, place)
         notes = [f"{SUMMARY}\n\n{text}"] if text else []
         notes += [LEFT_OUT] if place < cut else []
@@ -164,11 +164,11 @@ class Summaries:
 
     async def _buy(
         self, wanted: Wanted, request: ModelRequest, letters: int, terms: Terms, made: Fitted
-    ) -> str:
-        """Have the model write a summary and keep it; nothing where that fails. Of two at once the first one
+    ) -> Summary | None:
+        """Have the model write a summary and keep it; None where that fails. Of two at once the first one
         stays, and both are paid for."""
         if self._out.get(wanted.key, 0.0) > time.monotonic():
-            return ""
+            return None
         try:
             reply = await terms.buy(request)
         except ModelError as exc:
@@ -180,28 +180,29 @@ class Summaries:
         if not text:
             self._leave_alone(wanted.key)
             made.paid += [paid] if reply.usage.total_tokens else []
-            return ""
+            return None
         made.paid.append(paid)
         summary = Summary(
             text=text, bought_by=terms.run_id, runs=sorted(wanted.runs), usage=paid[0], cost=paid[1]
         )
         return await uninterrupted(self._keep(wanted, summary, terms))  # a deletion may be what interrupts it
 
-    async def _keep(self, wanted: Wanted, summary: Summary, terms: Terms) -> str:
-        """Store it, unless a run of it is gone; return the text of the one that is there then."""
+    async def _keep(self, wanted: Wanted, summary: Summary, terms: Terms) -> Summary:
+        """Store it, unless a run of it is gone; return the one that is there then: that of another worker may
+        have text of other runs in it."""
         try:
             await self._store.put_document("files", wanted.key, summary.model_dump_json().encode(), tag=None)
         except ConflictError:
             found = await self._find(wanted.key, terms)
             if found is None:  # damaged
                 self._hold(wanted.key, summary, terms)
-            return found.text if found else summary.text
+            return found or summary
         except StoreError as exc:  # it may be there all the same
             log.warning("a summary could not be kept: %s", type(exc).__name__)
         if not await self._stays(wanted):
             self._hold(wanted.key, summary, terms)
             await self._remove(wanted.key)
-        return summary.text
+        return summary
 
     async def _stays(self, wanted: Wanted) -> bool:
         """Whether all runs are still there; who deletes one from now on finds the summary."""

@@ -21,7 +21,7 @@ from thoughtgear.errors import ModelRejectedError, ModelUnavailableError, RunNot
 from thoughtgear.models import Message, Usage
 from thoughtgear.protocols import ModelReply, ModelRequest, OnText, RequestedCall
 from thoughtgear.registry import open_store
-from thoughtgear.summaries import INSTRUCTION, SUMMARY, Summaries, Summary, Terms
+from thoughtgear.summaries import INSTRUCTION, SUMMARY, Summaries, Summary, Terms, _key
 from thoughtgear.testing import new_run
 from thoughtgear.transfer import StoreCopy
 
@@ -347,6 +347,37 @@ async def test_a_summary_made_of_one_that_tells_of_a_deleted_run_does_not_stay()
     fitted = await Summaries(store).fit(policy, policy.plan([], "r", numbered, "", []), terms)
     assert SUMMARY in "".join(message.text for message in fitted.messages)
     assert await store.list_documents("files") == [key]
+
+
+def numbered(*parts: list[Message]) -> list[Message]:
+    return [message.model_copy(update={"seq": seq}) for seq, message in enumerate(flat(list(parts)))]
+
+
+async def test_what_is_made_of_another_workers_summary_names_the_runs_of_that_one() -> None:
+    """A summary made of one that another worker has stored first does not stay where a run that the other
+    one tells of is deleted meanwhile, though this worker does not see that run."""
+    store, policy = MemoryAdapter(), Summarise(tokens=BUDGET)
+    for run_id in ("r", "x"):
+        await store.save_run(new_run(run_id, version=1), [])
+    own = numbered(said("user", 5), *[said("assistant", 3000) for _ in range(6)])
+    plan, asked = policy.plan([], "r", own, "", []), list[str]()
+    assert len(plan.cuts) > 1
+
+    async def buy(request: ModelRequest) -> ModelReply:
+        asked.append(request.messages[0].text)
+        if len(asked) == 1:
+            other = Summary(text="Of x.", bought_by="x", runs=["r", "x"])
+            await store.put_document("files", first, other.model_dump_json().encode(), tag=None)
+        elif len(asked) == 2:
+            await store.delete_run("x")
+            await Summaries(store)._remove(first)
+        return ModelReply("text")
+
+    terms = Terms("r", 0, "r/summary-", lambda paid: True, buy, lambda reply: None)
+    first = _key(plan, plan.cuts[0], terms)
+    await Summaries(store).fit(policy, plan, terms)
+    assert "Of x." in asked[1]
+    assert await store.list_documents("files") == []
 
 
 async def test_a_damaged_summary_is_written_anew_and_a_long_one_is_cut() -> None:
