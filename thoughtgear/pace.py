@@ -24,6 +24,9 @@ PATIENCE_SECONDS = 1.0
 LONGEST_LOOK = 60.0
 """A run that has to wait for longer asks again after half of that: those before it may never come."""
 
+MOST_KNOWN = 10_000
+"""Runs of which a process knows when it last let them in: those that it has let in last."""
+
 
 class Pace:
     """Either `delay`: each iteration but the first of a run begins so long after the one before. Or `rate`:
@@ -61,7 +64,8 @@ class Pace:
 
     def admit(self, state: RunState) -> float:
         """Return 0 where an attempt at the run's next reply may begin, which is counted; else the seconds
-        until it is worth asking again. Whoever waits for longest goes first, in whichever process it asks."""
+        until it is worth asking again. Whoever waits for longest goes first, in whichever process it asks; a
+        run whose attempt failed waits since this process let that one in."""
         if self._line is None:
             return 0.0
         since = (state.due_at or state.created_at).timestamp()
@@ -70,7 +74,7 @@ class Pace:
     def forget(self, run_id: str) -> None:
         """Give up the place of a run that is over."""
         if self._line is not None:
-            self._line.waiting.pop(run_id, None)
+            self._line.forget(run_id)
 
 
 @dataclass(frozen=True)
@@ -90,16 +94,19 @@ class _Line:
     def __init__(self, most: int, period: float) -> None:
         self._most, self._period = most, period
         self._begun: deque[float] = deque(maxlen=most)
+        self._let_in: dict[str, float] = {}  # Unix seconds, by when they were let in
         self.waiting: dict[str, _Waiting] = {}
 
     def admit(self, run_id: str, since: float) -> float:
         moment = time.monotonic()
+        since = max(since, self._let_in.get(run_id, since))  # what fails again and again keeps nobody out
         self.waiting.pop(run_id, None)
         self._drop_late(moment)
         places = self._places(moment)
         earlier = [each for each in self.waiting.values() if each.since < (since, run_id)]
         if sum(place <= moment for place in places) > sum(each.due <= moment for each in earlier):
             self._begun.append(moment)
+            self._note(run_id)
             return 0.0
         rounds, place = divmod(len(earlier), self._most)
         due = places[place] + rounds * self._period
@@ -108,6 +115,16 @@ class _Line:
             seconds = max(LONGEST_LOOK, seconds / 2)
         self.waiting[run_id] = _Waiting((since, run_id), due, moment + seconds)
         return seconds
+
+    def forget(self, run_id: str) -> None:
+        self.waiting.pop(run_id, None)
+        self._let_in.pop(run_id, None)
+
+    def _note(self, run_id: str) -> None:
+        self._let_in.pop(run_id, None)
+        self._let_in[run_id] = now().timestamp()
+        if len(self._let_in) > MOST_KNOWN:
+            del self._let_in[next(iter(self._let_in))]
 
     def _places(self, moment: float) -> list[float]:
         """When the next iterations may begin, as many as the rate has, where those before them do."""

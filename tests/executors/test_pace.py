@@ -64,6 +64,29 @@ def test_who_waits_for_longest_goes_first(clock: Clock) -> None:
     assert ask(here, "young", 9) == 9.5
 
 
+def test_what_fails_again_and_again_keeps_nobody_out(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose attempt failed comes after all that wait since before that attempt, however old it is; and
+    a process knows of so many runs at the most that it has let in, and of none that is over."""
+    monkeypatch.setattr(pace, "MOST_KNOWN", 3)
+    one = Pace(rate=(1, 10))
+    assert [ask(one, name, 1) for name in "abc"] == [0, 10, 20]
+    let_in = ["a"]
+    for seconds in range(1, 101):
+        clock.seconds = seconds
+        for name in (name for name in "abc" if seconds % 10 == 0 or name == let_in[-1]):
+            if not ask(one, name, 1):
+                let_in.append(name)
+                break
+    assert "".join(let_in) == "abcabcabcab"
+    one.forget("c")
+    assert ask(one, "c", 1) == 10
+    for number in range(5):
+        clock.seconds += 20
+        assert ask(one, f"r{number}") == 0
+    assert one._line is not None
+    assert len(one._line._let_in) == 3
+
+
 def test_a_place_that_is_never_taken_is_free(clock: Clock) -> None:
     """A run that does not come for its place keeps nobody from it for longer than a second, one that is over
     not at all, and one that comes late has the next place."""
