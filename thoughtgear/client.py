@@ -65,7 +65,7 @@ TASK_EVENTS = 5
 """How many of the last events are looked through for why a workflow's task failed."""
 
 FIRST_EVENTS = 50
-"""Events of a workflow among which its first activity has ended, if it has."""
+"""Events of a workflow that are read at once, until its first activity has ended."""
 
 UNREACHED = "Temporal refuses or does not answer ({}); check the server, its address and the namespace."
 
@@ -155,14 +155,12 @@ async def trouble(client: Client, workflow_id: str) -> str:
 async def run_of(client: Client, handle: WorkflowHandle[Any, Any]) -> str | None:
     """Return the id of the run that a workflow drives, by its history. None: it came by value, and has not
     begun. Raises `RPCError`, and what the client's converter raises where the history can't be read."""
-    count = 0
     async for event in handle.fetch_history_events(page_size=FIRST_EVENTS):
         facts = await _facts(client, event)
         if facts.get("run_id"):
             return str(facts["run_id"])
-        count += 1
-        if count == FIRST_EVENTS:
-            break
+        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
+            break  # the first one tells, or none
     return None
 
 

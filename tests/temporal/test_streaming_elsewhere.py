@@ -17,6 +17,7 @@ from temporalio.client import Client
 from world import World, chain, everything
 
 from thoughtgear import PromptHandler, RunClient, StreamEvent, TemporalExecutor, streaming, tool
+from thoughtgear.client import FIRST_EVENTS
 from thoughtgear.errors import (
     ConfigurationError,
     ExecutorUnavailableError,
@@ -174,6 +175,19 @@ async def test_a_client_finds_the_run_of_a_workflow(world: World) -> None:
             await _kinds(RunClient(world.client), name)
 
     assert await _kinds(client, name) == kinds  # and no worker is there that could tell
+
+
+async def test_a_client_finds_the_run_behind_many_signals(world: World) -> None:
+    """`RunClient.stream` finds the run of a workflow that was sent more before its run was stored than one
+    page of its history has."""
+    handler = world.handler(["Done."])
+    client = RunClient(world.client, world.queue, orm=handler.store)
+    name = await client.start("Go.")
+    for _ in range(FIRST_EVENTS):
+        await world.client.get_workflow_handle(name).signal("wake")
+    async with world.worker(handler), asyncio.timeout(SECONDS):
+        await client.wait(name)
+        assert (await _kinds(client, name))[-1] == "end"
 
 
 async def test_a_client_has_patience(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
