@@ -28,12 +28,12 @@ from thoughtgear.errors import (
 )
 from thoughtgear.foreign import contained
 from thoughtgear.loop import limit_reached, seconds_of
-from thoughtgear.models import InboxItem, Message, Parent, RunError, RunState, Status, Usage, now
+from thoughtgear.models import InboxItem, Message, Paid, Parent, RunError, RunState, Status, Usage, now
 from thoughtgear.payloads import IterationResult
 from thoughtgear.protocols import Attempt, ModelReply, ModelRequest, OnText
 from thoughtgear.replies import accept, bounded, storable
 from thoughtgear.summaries import Fitted, Terms, home_of
-from thoughtgear.transitions import Paid, as_message, close_calls, end_paid, lose_reply, pay, save_reply
+from thoughtgear.transitions import as_message, close_calls, end_paid, lose_reply, pay, save_reply
 from thoughtgear.watching import watched
 
 FIRST_LOOK, LAST_LOOK = 0.2, 30.0
@@ -155,8 +155,7 @@ class _Iteration:
         self._agent, self._writer, self._attempt = agent, writer, attempt
         self._used = Usage()
         self._replies = writer.state.model_replies
-        self._bought: list[Paid] = []
-        self._summarised = 0
+        self._fitted = Fitted()
         self._text: live.LiveWriter | None = None
         self._extra = {"run_id": writer.state.run_id, "iteration": writer.state.iteration + 1}
 
@@ -173,7 +172,7 @@ class _Iteration:
             await self._writer.let_go()
             raise
         except ModelRejectedError as exc:
-            if exc.paid is not None or self._bought:
+            if exc.paid is not None or self._fitted.paid:
                 await self._note(exc)
             raise
         except ModelUnavailableError as exc:
@@ -212,13 +211,13 @@ class _Iteration:
         if not exc.begun and not paid:
             await self._writer.begin()
             return
-        lost = partial(lose_reply, paid=paid, summarised=self._summarised, begun=exc.begun)
+        lost = partial(lose_reply, paid=paid, summarised=self._fitted.place, begun=exc.begun)
         with suppress(StoreError, SupersededError):
             await self._writer.commit(lost, release=not self._attempt.keep_claim)
 
     def _unbilled(self) -> list[Paid]:
         """What was bought for the reply and is on no bill: where the reply is saved, all of it is."""
-        return self._bought if self._writer.state.model_replies == self._replies else []
+        return self._fitted.paid if self._writer.state.model_replies == self._replies else []
 
     def _paid(self, reply: object) -> list[Paid]:
         """What was counted of a reply, and of those that were lost on the way to it."""
@@ -240,25 +239,25 @@ class _Iteration:
         state, agent = self._writer.state, self._agent
         seen = state.mail
         parent = await agent.sessions.frozen(state)
-        request, fitted = await self._request(seen, parent)
-        if fitted.paid and await self._limited():
+        request = await self._request(seen, parent)
+        if self._fitted.paid and await self._limited():
             return
         await self._writer.check()
         reply = await self._call_model(request)
         message, rows = accept(agent, reply, state.iteration + 1)
-        paid = [*fitted.paid, *self._paid(reply)[:-1]]
+        paid = [*self._fitted.paid, *self._paid(reply)[:-1]]
         self._used = sum((usage for usage, _ in paid), reply.usage)
         change = partial(save_reply, reply=message, rows=rows, seen=seen, parent=parent, limits=agent.limits)
-        change = partial(change, summarised=fitted.place, paid=paid)
+        change = partial(change, summarised=self._fitted.place, paid=paid)
         if agent.output_type is not None and not rows:
             change = partial(change, answer=agent.output_type.check(message.text))
         await self._writer.commit(_dated(agent, change), release=not rows and not self._attempt.keep_claim)
 
     async def _limited(self) -> bool:
         """End a run that may buy nothing more, with what was bought for this reply."""
-        error = self._limit(self._bought)
+        error = self._limit(self._fitted.paid)
         if error is not None:
-            await self._end("failed", error, self._bought)
+            await self._end("failed", error, self._fitted.paid)
         return error is not None
 
     def _limit(self, paid: Sequence[Paid]) -> RunError | None:
@@ -268,7 +267,7 @@ class _Iteration:
         return limit_reached(draft, self._agent.limits)
 
     async def _end(self, status: Status, error: RunError | None, paid: Sequence[Paid]) -> None:
-        end = partial(end_paid, status=status, error=error, paid=paid, summarised=self._summarised)
+        end = partial(end_paid, status=status, error=error, paid=paid, summarised=self._fitted.place)
         await self._writer.commit(end)
 
     async def _saved_usage(self) -> Usage:
@@ -286,7 +285,7 @@ class _Iteration:
         )
         await self._writer.commit(_dated(self._agent, finish), release=not self._attempt.keep_claim)
 
-    async def _request(self, seen: Sequence[InboxItem], parent: Parent | None) -> tuple[ModelRequest, Fitted]:
+    async def _request(self, seen: Sequence[InboxItem], parent: Parent | None) -> ModelRequest:
         agent, state = self._agent, self._writer.state
         earlier = await agent.sessions.earlier(state, parent)
         own = await agent.transcripts.messages(state)
@@ -295,25 +294,24 @@ class _Iteration:
         attached += [(state.run_id, message) for message in await agent.transcripts.attached(state)]
         context, tools = await agent.context_for(state), agent.toolbox.specs()
         files = [(run_id, each.sha256) for run_id, message in attached for each in message.attachments]
-        fitted = Fitted([*(message for _, message in earlier), *own, *mail])
+        messages = [*(message for _, message in earlier), *own, *mail]
         if agent.context_policy is not None:
             plan = agent.context_policy.plan(earlier, state.run_id, [*own, *mail], context, tools)
-            fitted = await self._fitted(agent.context_policy, plan)
-            sent = {each.sha256 for message in fitted.messages for each in message.attachments}
+            messages = await self._fit(agent.context_policy, plan)
+            sent = {each.sha256 for message in messages for each in message.attachments}
             files = [(run_id, sha256) for run_id, sha256 in files if sha256 in sent]
-        request = ModelRequest(
+        return ModelRequest(
             context=context,
-            messages=fitted.messages,
+            messages=messages,
             tools=tools,
             files={sha256: await agent.transcripts.file(run_id, sha256) for run_id, sha256 in files},
             options=agent.model_options,
             output=agent.output_type.spec if agent.output_type else None,
         )
-        return request, fitted
 
-    async def _fitted(self, policy: Trim, plan: Plan) -> Fitted:
+    async def _fit(self, policy: Trim, plan: Plan) -> list[Message]:
         if not isinstance(policy, Summarise):
-            return Fitted(plan.joined(LEFT_OUT))
+            return plan.joined(LEFT_OUT)
         agent, state = self._agent, self._writer.state
         terms = Terms(
             state.run_id,
@@ -323,9 +321,8 @@ class _Iteration:
             buy=self._buy_summary,
             cost=agent.prices.cost,
         )
-        fitted = await agent.summaries.fit(policy, plan, terms)
-        self._bought, self._summarised = fitted.paid, fitted.place
-        return fitted
+        await agent.summaries.fit(policy, plan, terms, self._fitted)
+        return self._fitted.messages
 
     async def _buy_summary(self, request: ModelRequest) -> ModelReply:
         """Ask for a summary, of which nobody is shown anything while it is written."""
@@ -334,13 +331,7 @@ class _Iteration:
             pass
 
         await self._writer.check()
-        try:
-            reply = await self._ask(request, unheard)
-        except ModelError as exc:
-            self._bought += self._paid(exc.paid)
-            raise
-        self._bought += self._paid(reply)
-        return reply
+        return await self._ask(request, unheard)
 
     async def _call_model(self, request: ModelRequest) -> ModelReply:
         agent, state = self._agent, self._writer.state

@@ -63,6 +63,10 @@ class Usage(Record):
         )
 
 
+Paid = tuple[Usage, float | None]
+"""What was counted of something that was bought, and its cost in US dollars; None where nobody knows it."""
+
+
 class Bill(Record):
     """What was bought of models: US dollars, how many replies have a price, how many have none. `saved`
     are those with a price that are in the transcript: neither summaries nor lost ones."""

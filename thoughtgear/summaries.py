@@ -23,7 +23,7 @@ from thoughtgear.batches import find_run, key_pages
 from thoughtgear.commit import uninterrupted
 from thoughtgear.context import LEFT_OUT, LETTERS_A_TOKEN, Plan, Summarise
 from thoughtgear.errors import ConflictError, ModelError, StoreError
-from thoughtgear.models import FORMAT, Message, Record, RunState, Usage
+from thoughtgear.models import FORMAT, Message, Paid, Record, RunState, Usage
 from thoughtgear.protocols import ModelReply, ModelRequest, OrmAdapter
 
 OUT_SECONDS = 60.0
@@ -49,7 +49,6 @@ INSTRUCTION = (
 )
 
 Buy = Callable[[ModelRequest], Awaitable[ModelReply]]
-Paid = tuple[Usage, float | None]
 
 log = logging.getLogger("thoughtgear")
 
@@ -68,9 +67,10 @@ class Summary(Record):
 
 @dataclass
 class Fitted:
-    """What is sent, and what of it is new on the run's bill: `place` is up to which turn."""
+    """What is sent, and what was paid for it and is on no bill yet; `place` is up to which turn that is. These
+    two are written as something is bought: whoever owns this has them whatever becomes of the attempt."""
 
-    messages: list[Message]
+    messages: list[Message] = field(default_factory=list)
     place: int = 0
     paid: list[Paid] = field(default_factory=list)
 
@@ -90,9 +90,10 @@ class Terms:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A summary by its key, and the runs whose text is in it."""
+    """A summary by its key, up to which turn it is, and the runs whose text is in it."""
 
     key: str
+    end: int
     runs: Set[str]
 
 
@@ -104,12 +105,12 @@ class Summaries:
         self._out: dict[str, float] = {}
         self._held: dict[tuple[str, str], Summary] = {}
 
-    async def fit(self, policy: Summarise, plan: Plan, terms: Terms) -> Fitted:
-        """Return the conversation with a summary in place of what is left out; where that can't be had, with
-        a note as `Trim` sets it. Raises what a cancellation raises, and `StoreError`."""
+    async def fit(self, policy: Summarise, plan: Plan, terms: Terms, made: Fitted) -> None:
+        """Put the conversation into `made`, with a summary in place of what is left out; where that can't be
+        had, with a note as `Trim` sets it. Raises what a cancellation raises, and `StoreError`."""
         if not plan.cuts:
-            return Fitted(plan.joined(""))
-        made = Fitted([])
+            made.messages = plan.joined("")
+            return
         place, known = await self._known(plan, terms, made)
         text, runs = (known.text, known.runs) if known else ("", [])
         cut = max(place, plan.cuts[-1])
@@ -124,11 +125,9 @@ class Summaries:
             if not found:
                 break
             text, place, runs = found.text, end, found.runs
-        made.place = max(made.place, place)
         notes = [f"{SUMMARY}\n\n{text}"] if text else []
         notes += [LEFT_OUT] if place < cut else []
         made.messages = plan.joined("\n\n".join(notes), cut)
-        return made
 
     async def _known(self, plan: Plan, terms: Terms, made: Fitted) -> tuple[int, Summary | None]:
         """Return the summary to go on from, and up to which turn it is: the first that fits, else the last
@@ -182,6 +181,7 @@ class Summaries:
             made.paid += [paid] if reply.usage.total_tokens else []
             return None
         made.paid.append(paid)
+        made.place = max(made.place, wanted.end)
         summary = Summary(
             text=text, bought_by=terms.run_id, runs=sorted(wanted.runs), usage=paid[0], cost=paid[1]
         )
@@ -261,7 +261,7 @@ def _hash(name: object) -> str:
 def _wanted(plan: Plan, end: int, terms: Terms, before: Sequence[str]) -> Wanted:
     """`before` are the runs of the summary that this one is made of."""
     runs = {terms.run_id, *before, *(part.run_id for part in plan.parts[:end])}
-    return Wanted(_key(plan, end, terms), runs)
+    return Wanted(_key(plan, end, terms), end, runs)
 
 
 def _key(plan: Plan, end: int, terms: Terms) -> str:

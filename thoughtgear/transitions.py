@@ -15,18 +15,15 @@ from thoughtgear.models import (
     Driver,
     InboxItem,
     Message,
+    Paid,
     Parent,
     RunError,
     RunState,
     Status,
     ToolCall,
     ToolResult,
-    Usage,
 )
 from thoughtgear.structured import Answer
-
-Paid = tuple[Usage, float | None]
-"""What was counted of something that was bought, and its cost in US dollars; None where nobody knows it."""
 
 ABSORBED_KEPT = 512
 """Request ids of absorbed messages that a run remembers."""

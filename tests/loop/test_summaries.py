@@ -21,7 +21,7 @@ from thoughtgear.errors import ModelRejectedError, ModelUnavailableError, RunNot
 from thoughtgear.models import Message, Usage
 from thoughtgear.protocols import ModelReply, ModelRequest, OnText, RequestedCall
 from thoughtgear.registry import open_store
-from thoughtgear.summaries import INSTRUCTION, SUMMARY, Summaries, Summary, Terms, _key
+from thoughtgear.summaries import INSTRUCTION, SUMMARY, Fitted, Summaries, Summary, Terms, _key
 from thoughtgear.testing import new_run
 from thoughtgear.transfer import StoreCopy
 
@@ -283,9 +283,8 @@ async def test_of_two_that_are_bought_at_once_one_stays() -> None:
             await both.wait()
             return ModelReply(f"By {name}.", usage=COUNTED)
 
-        fitted = await Summaries(store).fit(
-            policy, plan, Terms("r", 0, "r/summary-", lambda paid: True, buy, lambda reply: 0.5)
-        )
+        terms, fitted = Terms("r", 0, "r/summary-", lambda paid: True, buy, lambda reply: 0.5), Fitted()
+        await Summaries(store).fit(policy, plan, terms, fitted)
         return "".join(message.text for message in fitted.messages), fitted.paid
 
     async with asyncio.timeout(10):
@@ -338,13 +337,13 @@ async def test_a_summary_made_of_one_that_tells_of_a_deleted_run_does_not_stay()
         return ModelReply("text")
 
     terms = Terms("r", 0, "r/summary-", lambda paid: True, buy, lambda reply: None)
-    await Summaries(store).fit(policy, policy.plan([], "r", numbered[:4], "", []), terms)
+    await Summaries(store).fit(policy, policy.plan([], "r", numbered[:4], "", []), terms, Fitted())
     [key] = await store.list_documents("files")
     document = await store.get_document("files", key)
     assert document is not None
     told = Summary.model_validate_json(document.value).model_copy(update={"runs": ["r", "gone"]})
     await store.put_document("files", key, told.model_dump_json().encode(), tag=document.tag)
-    fitted = await Summaries(store).fit(policy, policy.plan([], "r", numbered, "", []), terms)
+    await Summaries(store).fit(policy, policy.plan([], "r", numbered, "", []), terms, fitted := Fitted())
     assert SUMMARY in "".join(message.text for message in fitted.messages)
     assert await store.list_documents("files") == [key]
 
@@ -375,7 +374,7 @@ async def test_what_is_made_of_another_workers_summary_names_the_runs_of_that_on
 
     terms = Terms("r", 0, "r/summary-", lambda paid: True, buy, lambda reply: None)
     first = _key(plan, plan.cuts[0], terms)
-    await Summaries(store).fit(policy, plan, terms)
+    await Summaries(store).fit(policy, plan, terms, Fitted())
     assert "Of x." in asked[1]
     assert await store.list_documents("files") == []
 
@@ -392,12 +391,12 @@ async def test_a_damaged_summary_is_written_anew_and_a_long_one_is_cut() -> None
         return ModelReply("x" * 100_000)
 
     terms = Terms("r", 0, "r/summary-", lambda paid: True, buy, lambda reply: None)
-    await Summaries(store).fit(policy, plan, terms)
+    await Summaries(store).fit(policy, plan, terms, Fitted())
     [key] = await store.list_documents("files", "r/")
     document = await store.get_document("files", key)
     assert document is not None
     await store.put_document("files", key, b"{", tag=document.tag)
-    fitted = await Summaries(store).fit(policy, plan, terms)
+    await Summaries(store).fit(policy, plan, terms, fitted := Fitted())
     assert [len(each.text) for each in fitted.messages if SUMMARY in each.text] == [len(SUMMARY) + 2 + 1000]
 
 
@@ -482,3 +481,37 @@ async def test_summaries_are_on_the_bill_of_a_run_that_is_cancelled(db: str) -> 
         state = await handler.wait(run.run_id)
     assert state.status == "cancelled"
     assert state.usage.input_tokens == 100 * (len(model.requests) + len(model.summaries))
+
+
+@pytest.mark.parametrize("dies", [False, True])
+async def test_a_summary_is_billed_once_by_a_run_that_is_cancelled_and_retried(db: str, dies: bool) -> None:
+    """A run that is cancelled while it has its second summary written has the first one on its bill, be it of
+    this attempt or of one that died, and does not count it again when it is retried."""
+    model, asked = Model(60), asyncio.Event()
+    model.write = lambda request, n: ModelReply(f"Summary {n}.", usage=COUNTED, model="m")
+    async with asyncio.timeout(30), handler_of(model, db, context_policy=None) as handler:
+        await handler.handle_prompt("Look.", session_id="s")
+
+    async def stop_at_the_second() -> None:
+        if len(model.summaries) == 2 and dies:
+            raise RuntimeError("dies")
+        if len(model.summaries) == 2 + dies:
+            asked.set()
+            await asyncio.Event().wait()
+
+    before, model.calls, model.meanwhile = len(model.requests), 0, stop_at_the_second
+    async with asyncio.timeout(30), handler_of(model, db) as handler:
+        run = await handler.handle_prompt("Again.", session_id="s", wait=False)
+        if dies:
+            assert (await handler.wait(run.run_id)).usage.input_tokens == 0
+            await handler.retry(run.run_id, wait=False)
+        await asked.wait()
+        await handler.cancel(run.run_id)
+        cancelled = await handler.wait(run.run_id)
+        model.meanwhile = None
+        state = await handler.retry(run.run_id)
+    assert (cancelled.status, cancelled.usage.input_tokens) == ("cancelled", 100)
+    assert (state.status, len(model.requests) - before) == ("done", 1)
+    bought = len(model.summaries) - 1 - dies + 1  # those that came, and the reply
+    assert state.usage.input_tokens == 100 * bought
+    assert state.bill.spent == pytest.approx(0.001 * bought)
