@@ -67,8 +67,8 @@ class Summary(Record):
 
 @dataclass
 class Fitted:
-    """What is sent, and what was paid for it and is on no bill yet; `place` is up to which turn that is. These
-    two are written as something is bought: whoever owns this has them whatever becomes of the attempt."""
+    """What is sent, and what was paid for it and is on no bill yet; `place` is up to which turn that is.
+    Both are written as something is bought: whoever owns this has it whatever becomes of the attempt."""
 
     messages: list[Message] = field(default_factory=list)
     place: int = 0
