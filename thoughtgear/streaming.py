@@ -194,8 +194,8 @@ class Reader:
             await self._store.save_run(asked, [])
         except ConflictError:
             return state  # next time
-        except StoreError:
-            self._refused += 1
+        except StoreError as exc:
+            self._refused += not exc.retryable  # one that is away takes it later
             self._wants_text = self._refused < MOST_REFUSED
             return state
         return asked

@@ -532,6 +532,28 @@ async def test_a_reader_that_may_not_write_reads(store: FaultyStore) -> None:
     assert story(await listener.all()) == story(await read(handler, run.run_id))
 
 
+async def test_a_reader_asks_for_the_text_until_the_store_is_back(store: FaultyStore) -> None:
+    """A store that is away when a reader asks for the text is asked again, however often it was away."""
+    handler = PromptHandler(orm=store, model=ScriptedProvider(replies=SCRIPT, chunk=3), tools=[shout])
+    run = await handler.create_run("Go")
+    hooked, asked = HookedStore(store), 0
+
+    async def away_at_first(real: Any, *args: Any, **options: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked < 3 * streaming.MOST_REFUSED:
+            raise StoreUnavailableError("It is away.")
+        return await real(*args, **options)
+
+    hooked.hooks = {"save_run": away_at_first}
+    reader = streaming.Reader(hooked, run.run_id, Cursor.first(run.run_id))
+    async with asyncio.timeout(SECONDS):
+        while reader.state is None or not reader.state.stream:
+            await reader.look()
+            await asyncio.sleep(reader.pause)
+    assert (await store.load_run(run.run_id)).stream
+
+
 @given(st.text(max_size=30))
 def test_a_cursor_is_one_or_a_typed_error(text: str) -> None:
     """Whatever comes in place of a cursor is one, or an `InvalidInputError`."""
