@@ -5,7 +5,8 @@ Its key names the last message that it covers, and with it all before that: whoe
 conversation finds it, and goes on from the one that leaves out least and fits. Whoever deletes a run deletes
 all summaries of its session afterwards; whoever writes one looks afterwards whether all runs are still there
 whose text is in it, or in the one that it was made of. So none outlives a run
-that it tells of, whichever comes first.
+that it tells of, whichever comes first. Where a writer ends before it has looked, the next one that would go
+on from its summary looks, and removes it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pydantic import ValidationError
 from thoughtgear.batches import find_run, key_pages
 from thoughtgear.commit import uninterrupted
 from thoughtgear.context import LEFT_OUT, LETTERS_A_TOKEN, Plan, Summarise
-from thoughtgear.errors import ConflictError, ModelError, StoreError
+from thoughtgear.errors import ConflictError, ModelError, StoreError, StoreUnavailableError
 from thoughtgear.models import FORMAT, Message, Paid, Record, RunState, Usage
 from thoughtgear.protocols import ModelReply, ModelRequest, OrmAdapter
 
@@ -141,9 +142,21 @@ class Summaries:
         fitting = [end for end in there if plan.fits(end)]
         others = [end for end in reversed(there) if end <= plan.cuts[-1] and end not in fitting]
         for end in [*fitting, *others]:
-            if (found := await self._find(there[end], terms)) is not None:
+            if (found := await self._usable(plan, there[end], terms)) is not None:
                 return end, found
         return 0, None
+
+    async def _usable(self, plan: Plan, key: str, terms: Terms) -> Summary | None:
+        """Return a summary unless a run that it tells of is gone, and remove it then: who wrote it ended
+        before he looked. The runs of the conversation are there, for they were just read."""
+        found = await self._find(key, terms)
+        held = self._held.get((terms.run_id, key))
+        if found is None or found is held:
+            return found
+        if await self._gone(set(found.runs) - {part.run_id for part in plan.parts}):
+            await self._remove(key)
+            return held
+        return found
 
     async def _count(self, uncounted: Sequence[tuple[int, str]], terms: Terms, made: Fitted) -> None:
         for end, key in uncounted:
@@ -207,13 +220,23 @@ class Summaries:
     async def _stays(self, wanted: Wanted) -> bool:
         """Whether all runs are still there; who deletes one from now on finds the summary."""
         try:
-            for run_id in wanted.runs:
-                if await find_run(self._store, run_id) is None:
-                    return False
+            return not await self._gone(wanted.runs)
         except StoreError as exc:
             log.warning("the runs of a summary could not be read: %s", type(exc).__name__)
             return False
-        return True
+
+    async def _gone(self, runs: Set[str]) -> bool:
+        for run_id in runs:
+            try:
+                if await find_run(self._store, run_id) is None:
+                    return True
+            except StoreUnavailableError:
+                raise
+            except (
+                StoreError
+            ) as exc:  # damaged, and there: its deletion deletes the summaries of all sessions
+                log.warning("a run of a summary could not be read: %s", exc)
+        return False
 
     async def _remove(self, key: str) -> None:
         try:

@@ -326,14 +326,43 @@ async def test_a_prompt_beyond_the_budget_has_no_summary_bought_for_each_turn(db
     assert max(sum(map(tokens_of, request.messages)) for request in model.requests) <= most
 
 
+async def test_a_summary_that_a_dead_writer_left_of_a_deleted_run_is_not_sent(db: str) -> None:
+    """A summary that tells of a deleted run, whose writer ended before it could remove it, is sent to nobody,
+    and is removed; what is bought in its place stays for the next run."""
+    model = Model(20)
+    async with handler_of(model, db) as handler:
+        await handler.handle_prompt("Look.", session_id="s")
+        for key in await handler.store.list_documents("files"):
+            document = await handler.store.get_document("files", key)
+            assert document is not None
+            told = Summary.model_validate_json(document.value)
+            told = told.model_copy(update={"text": "Of the gone.", "runs": [*told.runs, "gone"]})
+            await handler.store.put_document("files", key, told.model_dump_json().encode(), tag=document.tag)
+        before, model.calls = len(model.requests), 0
+        bought = len(model.summaries)
+        await handler.handle_prompt("Again.", session_id="s")
+        anew = len(model.summaries) - bought
+        await handler.handle_prompt("Once more.", session_id="s")
+        keys = await handler.store.list_documents("files")
+        left = [await handler.store.get_document("files", key) for key in keys]
+    assert 0 < anew == len(model.summaries) - bought
+    asked = [*model.requests[before:], *model.summaries[bought:]]
+    assert not any("Of the gone." in text_of(request) for request in asked)
+    assert len(left) >= anew
+    assert not any(document is None or b"gone" in document.value for document in left)
+
+
 async def test_a_summary_made_of_one_that_tells_of_a_deleted_run_does_not_stay() -> None:
-    """What was made of a summary in which there is text of a run that is gone is not stored either."""
+    """What was made of a summary in which there is text of a run that is gone by then is not stored either."""
     store, policy = MemoryAdapter(), Summarise(tokens=BUDGET)
-    await store.save_run(new_run("r", version=1), [])
+    for run_id in ("r", "gone"):
+        await store.save_run(new_run(run_id, version=1), [])
     own = flat([said("user", 5), *[said("assistant", 3000) for _ in range(6)]])
     numbered = [message.model_copy(update={"seq": seq}) for seq, message in enumerate(own)]
 
     async def buy(request: ModelRequest) -> ModelReply:
+        if "Summary of what came before" in text_of(request):
+            await store.delete_run("gone")
         return ModelReply("text")
 
     terms = Terms("r", 0, "r/summary-", lambda paid: True, buy, lambda reply: None)
