@@ -353,7 +353,7 @@ async def test_a_summary_that_a_dead_writer_left_of_a_deleted_run_is_not_sent(db
 
 
 async def test_a_summary_made_of_one_that_tells_of_a_deleted_run_does_not_stay() -> None:
-    """What was made of a summary in which there is text of a run that is gone by then is not stored either."""
+    """What was made of a summary that tells of a run that is gone by then is not stored either."""
     store, policy = MemoryAdapter(), Summarise(tokens=BUDGET)
     for run_id in ("r", "gone"):
         await store.save_run(new_run(run_id, version=1), [])
