@@ -159,6 +159,25 @@ async def test_the_store_says_who_took_a_run() -> None:
     assert (state.driver.executor, state.claim.epoch, state.status) == ("second", 0, "pending")
 
 
+@pytest.mark.parametrize("how", ["raises", "hangs"])
+async def test_a_store_that_can_not_be_told_fails_no_schedule(how: str) -> None:
+    """What a store raises, or that it hangs, when it is told who took a run, is no failure of a schedule that
+    succeeded."""
+    takes = Named("second", "takes")
+    async with handler_of(Named("first"), takes, patience=0.2) as handler, asyncio.timeout(10):
+        run = await handler.create_run("go")
+
+        async def fails(*_: Any) -> None:
+            if how == "hangs":
+                await asyncio.Event().wait()
+            raise RuntimeError("a driver's own error")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(handler.store, "save_run", fails)
+            await handler.executor.schedule_next_iteration(run.run_id)
+    assert takes.asked == [run.run_id]
+
+
 async def test_a_slow_store_is_no_fault_of_an_executor(tmp_path: Path, sqs: SqsServer) -> None:
     """A store that answers later than an executor may take has no run go to the next one."""
     (url, _), second = sqs.queue(), Named("second", "takes")

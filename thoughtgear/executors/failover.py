@@ -96,9 +96,15 @@ class FailoverExecutor:
 
     async def _note(self, state: RunState, taken: Executor) -> None:
         """Have the store say whose a run is that has not begun: a reconciler would start a workflow for what
-        is on its way through a queue."""
-        if self._handler is not None and not state.claim.epoch and state.driver.executor != taken.name:
-            await note_driver(self._handler.store, state.run_id, taken.name)
+        is on its way through a queue. The run is scheduled, whatever becomes of this."""
+        if self._handler is None or state.claim.epoch or state.driver.executor == taken.name:
+            return
+        try:
+            async with asyncio.timeout(self._patience):
+                await note_driver(self._handler.store, state.run_id, taken.name)
+        except Exception as exc:  # a store may raise anything
+            text = "%s drives the run, and the store could not be told (%s)."
+            log.warning(text, taken.name, type(exc).__name__, extra={"run_id": state.run_id})
 
     async def wait(self, run_id: str) -> None:
         """Return when the run may be over: what drives it says so, or can't be asked, or is another one now.
